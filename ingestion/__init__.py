@@ -1,0 +1,1 @@
+"""Landing: records from streams and batches into the bronze Delta tables."""

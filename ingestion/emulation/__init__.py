@@ -1,0 +1,1 @@
+"""Invented posts, and the loop that sends them."""

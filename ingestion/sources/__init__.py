@@ -1,0 +1,1 @@
+"""One module a source; each yields batches of raw records with their positions."""

@@ -1,0 +1,1 @@
+"""The answers, read from the marts: on the terminal and as one page."""
