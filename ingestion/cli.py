@@ -1,0 +1,380 @@
+"""The `ingest` command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ingestion.errors import PipelineError, SourceError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Land records as bronze Delta tables, and look at what has landed.",
+    epilog="Example: `ingest synth --posts 10000 --out sink && ingest s3 --uri sink`",
+)
+rejected_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Look at the records that could not land.",
+)
+app.add_typer(rejected_app, name="rejected")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+DEFAULT_PIPELINE_ID = "0a60b9a8a831"
+
+LakeOption = Annotated[
+    str,
+    typer.Option(
+        "--lake", envvar="LAKE_URI", help="The lake: a folder or s3://bucket/prefix.", metavar="URI"
+    ),
+]
+PipelineOption = Annotated[
+    str,
+    typer.Option(
+        envvar="PIPELINE_ID",
+        help="The deployment's id: its topics are <id>.pin, <id>.geo, <id>.user.",
+        metavar="ID",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+class Reason(StrEnum):
+    """Reject reasons, as the command line takes them."""
+
+    MALFORMED = "malformed"
+    NOT_AN_OBJECT = "not_an_object"
+    INVALID_KEY = "invalid_key"
+    MISROUTED = "misrouted"
+    EMPTY = "empty"
+
+
+class KindName(StrEnum):
+    """Kinds of record, as the command line takes them."""
+
+    PIN = "pin"
+    GEO = "geo"
+    USER = "user"
+
+
+def main() -> None:
+    """Run the command; failures with a defined outcome become one line and exit code 1."""
+    try:
+        app()
+    except PipelineError as error:
+        err.print(f"[bold red]error:[/] {_escape(str(error))}")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        err.print("interrupted; run the same command again: nothing is lost or repeated")
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of a pipe went away, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@app.command(epilog="Example: `ingest init --lake ./lake`")
+def init(lake: LakeOption = "./lake") -> None:
+    """Create the bronze tables that are missing; the others stay as they are."""
+    from ingestion.lake import Lake
+
+    created = Lake(lake).create()
+    out.print(
+        f"{lake}: created {', '.join(f'bronze.{name}' for name in created)}"
+        if created
+        else f"{lake}: all bronze tables are there"
+    )
+
+
+@app.command(
+    epilog="Examples: `ingest s3 --uri ./sink` · `ingest s3 --uri s3://my-bucket/msk --json`"
+)
+def s3(
+    uri: Annotated[
+        str,
+        typer.Option(
+            help="Where `topics/` lies: a folder or s3://bucket/prefix.", metavar="FOLDER|S3"
+        ),
+    ],
+    lake: LakeOption = "./lake",
+    pipeline_id: PipelineOption = DEFAULT_PIPELINE_ID,
+    as_json: JsonOption = False,
+) -> None:
+    """Land every object of the S3 sink's layout that has not landed yet.
+
+    Running it again lands nothing twice. Objects that cannot be read are named and the others
+    land; the exit code is then 1.
+    """
+    from ingestion.lake import Lake
+    from ingestion.landing import land_objects
+    from ingestion.records import KINDS
+    from ingestion.sources.s3 import open_store
+
+    store = open_store(uri)
+    objects, ignored = _sink_objects(store, pipeline_id)
+    target = Lake(lake)
+    target.create()
+    accounts = []
+    total = sum(item.size for items in objects.values() for item in items)
+    with _progress("landing", total) as advance:
+        for kind in KINDS.values():
+            topic = f"{pipeline_id}.{kind.name}"
+            accounts.append(
+                land_objects(target, store, kind, topic, objects.get(topic, []), advance)
+            )
+    if as_json:
+        out.print_json(
+            json.dumps({"lake": lake, "ignored": ignored, "streams": [_plain(a) for a in accounts]})
+        )
+    else:
+        for account in accounts:
+            _print_account(account)
+        if ignored:
+            err.print(
+                f"[yellow]warning:[/] {len(ignored)} other objects below topics/ were left alone, "
+                f"the first {_escape(ignored[0])}"
+            )
+    failures = [failure for account in accounts for failure in account.failures]
+    if failures:
+        for failure in failures:
+            err.print(f"[bold red]error:[/] {_escape(failure)}")
+        raise typer.Exit(1)
+
+
+def _sink_objects(store: Any, pipeline_id: str) -> tuple[dict[str, list[Any]], list[str]]:
+    """The objects of our topics, and the keys of everything else."""
+    from ingestion.records import KINDS
+    from ingestion.sources.s3 import parse_name
+
+    topics = {f"{pipeline_id}.{kind}" for kind in KINDS}
+    objects: dict[str, list[Any]] = {}
+    ignored: list[str] = []
+    others: set[str] = set()
+    for key, size in store.list():
+        item = parse_name(key, size)
+        if item is not None and item.topic in topics:
+            objects.setdefault(item.topic, []).append(item)
+            continue
+        ignored.append(key)
+        if item is not None:
+            others.add(item.topic)
+    if not objects and others:
+        raise SourceError(
+            f"{store.uri} holds no topic of pipeline {pipeline_id} but {', '.join(sorted(others))}; "
+            "give the id before the dot with --pipeline-id or PIPELINE_ID"
+        )
+    if not objects and ignored:
+        raise SourceError(
+            f"{store.uri} is not in the S3 sink's layout: {ignored[0]} is no "
+            "topics/<topic>/partition=<p>/<topic>+<p>+<10-digit start offset>.json"
+        )
+    return objects, ignored
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    ) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda size: progress.advance(task, size)
+
+
+def _plain(account: Any) -> dict[str, Any]:
+    fields = dataclasses.asdict(account)
+    fields["seconds"] = round(account.seconds, 3)
+    fields["rejected"] = dict(account.rejected)
+    fields["gaps"] = [
+        {"partition": partition, "first": first, "last": last}
+        for partition, first, last in account.gaps
+    ]
+    return fields
+
+
+def _print_account(account: Any) -> None:
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in account.rejected.most_common())
+    line = (
+        f"{account.stream}  objects {account.objects:,}  landed {account.landed:,}  "
+        f"rejected {account.rejected.total():,}{f' ({reasons})' if reasons else ''}  "
+        f"{account.seconds:.1f} s"
+    )
+    if account.elsewhere:
+        line += f"  (another lander committed {account.elsewhere:,} meanwhile)"
+    out.print(line)
+    if account.overlapping:
+        err.print(
+            f"[yellow]warning:[/] {account.stream}: {account.overlapping:,} records lie at offsets "
+            "that another object holds too; the first copy landed"
+        )
+    for partition, first, last in account.gaps[:5]:
+        err.print(
+            f"[yellow]warning:[/] {account.stream}: partition {partition} lacks offsets "
+            f"{first:,} to {last:,}; they land when their object arrives"
+        )
+    if len(account.gaps) > 5:
+        err.print(f"[yellow]warning:[/] {account.stream}: and {len(account.gaps) - 5:,} more gaps")
+
+
+@app.command(epilog="Example: `ingest status --json`")
+def status(lake: LakeOption = "./lake", as_json: JsonOption = False) -> None:
+    """Show each source, stream and partition: last position, rows, rejected, last landed."""
+    from ingestion.bronze import positions
+
+    found = positions(lake)
+    if as_json:
+        out.print_json(json.dumps([dataclasses.asdict(row) for row in found], default=_iso))
+        return
+    if not found:
+        out.print(f"{lake}: nothing has landed yet")
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("source", "stream", "partition"):
+        table.add_column(title)
+    for title in ("last position", "rows", "rejected"):
+        table.add_column(title, justify="right")
+    table.add_column("last landed (UTC)")
+    for row in found:
+        table.add_row(
+            row.source,
+            row.stream,
+            row.partition,
+            row.last_position.lstrip("0") or "0",
+            f"{row.rows:,}",
+            f"{row.rejected:,}",
+            f"{row.last_landed:%Y-%m-%d %H:%M:%S}",
+        )
+    out.print(table)
+
+
+ReasonOption = Annotated[Reason | None, typer.Option(help="Only this reason.")]
+KindOption = Annotated[KindName | None, typer.Option(help="Only this kind of record.")]
+
+
+@rejected_app.command("list", epilog="Example: `ingest rejected list --reason misrouted`")
+def rejected_list(
+    lake: LakeOption = "./lake",
+    reason: ReasonOption = None,
+    kind: KindOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows at the most.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """List rejected records, the newest first, with the number that `show` takes."""
+    from ingestion.bronze import count_rejected, rejected
+
+    rows = list(rejected(lake, reason, kind, limit))
+    if as_json:
+        out.print_json(json.dumps([_rejected_json(row) for row in rows], default=_iso))
+        return
+    total = count_rejected(lake, reason, kind)
+    if not total:
+        out.print("no record was rejected" + (" for this reason" if reason or kind else ""))
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("id", "reason", "detail", "raw"):
+        table.add_column(title, no_wrap=title != "detail", overflow="ellipsis")
+    for row in rows:
+        raw = row.raw[:60].decode(errors="backslashreplace")
+        table.add_row(row.id, row.reason, _escape(row.detail), _escape(raw.strip()))
+    out.print(table)
+    if total > len(rows):
+        out.print(f"… {total - len(rows):,} more; --limit shows them, export writes all")
+
+
+@rejected_app.command("show", epilog="Example: `ingest rejected show s3/0a60b9a8a831.pin/0/1234`")
+def rejected_show(
+    record: Annotated[str, typer.Argument(help="source/stream/partition/position", metavar="ID")],
+    lake: LakeOption = "./lake",
+    raw: Annotated[bool, typer.Option("--raw", help="Only the record's bytes.")] = False,
+) -> None:
+    """Show one rejected record with its raw bytes."""
+    from ingestion.bronze import rejected_record
+
+    row = rejected_record(lake, record)
+    if raw:
+        sys.stdout.buffer.write(row.raw)
+        sys.stdout.buffer.flush()
+        return
+    out.print(f"id        {_escape(row.id)}")
+    out.print(f"kind      {row.kind}")
+    out.print(f"reason    {row.reason}: {_escape(row.detail)}")
+    out.print(f"rejected  {row.landed_at:%Y-%m-%d %H:%M:%S} UTC")
+    out.print(f"raw       {len(row.raw):,} bytes")
+    out.print(_escape(row.raw.decode(errors="backslashreplace")))
+
+
+@rejected_app.command("export", epilog="Example: `ingest rejected export --out rejected.jsonl`")
+def rejected_export(
+    lake: LakeOption = "./lake",
+    reason: ReasonOption = None,
+    kind: KindOption = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="The file; standard output by default.")
+    ] = None,
+) -> None:
+    """Write rejected records as JSON lines; `raw_base64` holds the exact bytes."""
+    from ingestion.bronze import rejected
+
+    rows = rejected(lake, reason, kind)
+    lines = (json.dumps(_rejected_json(row), default=_iso, ensure_ascii=False) for row in rows)
+    if out_file is None:
+        for line in lines:
+            sys.stdout.write(line + "\n")
+        return
+    partial = out_file.with_name(out_file.name + ".partial")
+    count = 0
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            for line in lines:
+                file.write(line + "\n")
+                count += 1
+        partial.replace(out_file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise PipelineError(f"{out_file} cannot be written: {error.strerror}") from error
+    err.print(f"{out_file}: {count:,} records")
+
+
+def _rejected_json(row: Any) -> dict[str, Any]:
+    import base64
+
+    fields = dataclasses.asdict(row)
+    raw = fields.pop("raw")
+    fields["raw"] = raw.decode(errors="backslashreplace")
+    fields["raw_base64"] = base64.b64encode(raw).decode()
+    return {"id": row.id, **fields}
+
+
+def _iso(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"no JSON for {type(value)}")

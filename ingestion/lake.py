@@ -1,0 +1,351 @@
+"""The only writer of bronze: appends rows together with their offsets, in one commit.
+
+The protocol. Which offsets of a partition a table holds is recorded in the table's own Delta log,
+by the very commit that adds the rows. An append reads that record from the handle it will commit
+on, leaves out rows whose offsets are there already, and commits. A writer that got in between
+changed the same record, so the commit conflicts; the handle is then brought up to date and the
+question asked again. Rejected records go first, to their own table with its own record: a process
+killed between the two leaves rows out of bronze that the next run adds, and no rejection twice.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from ingestion.errors import LakeError
+from ingestion.offsets import Offsets
+from ingestion.records import KINDS
+
+BRONZE = "bronze"
+REJECTED = "rejected"
+
+#: Wide enough for any offset, so that texts compare as the numbers do.
+POSITION_DIGITS = 20
+
+_PROVENANCE = [
+    pa.field("_source", pa.string()),
+    pa.field("_stream", pa.string()),
+    pa.field("_partition", pa.string()),
+    pa.field("_position", pa.string()),
+    pa.field("_landed_at", pa.timestamp("us", "UTC")),
+    pa.field("_landed_on", pa.date32()),
+]
+REJECTED_FIELDS = pa.schema(
+    [
+        pa.field("kind", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("raw", pa.binary()),
+    ]
+)
+#: Every bronze table's columns.
+SCHEMAS: dict[str, pa.Schema] = {
+    **{name: pa.schema([*kind.schema, *_PROVENANCE]) for name, kind in KINDS.items()},
+    REJECTED: pa.schema([*REJECTED_FIELDS, *_PROVENANCE]),
+}
+
+_WRITER = WriterProperties(compression="ZSTD", compression_level=1)
+_COMMIT_ATTEMPTS = 60
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One partition of one stream of one source; the unit in which offsets are counted."""
+
+    source: str
+    stream: str
+    partition: str
+
+    @property
+    def app_id(self) -> str:
+        """The application id under which the Delta log records this partition's offsets."""
+        return f"{self.source}/{self.stream}/{self.partition}"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of one origin, and the range of offsets they are all of.
+
+    Attributes:
+        origin: where they come from.
+        start: first offset of the range.
+        end: one more than its last; offsets without a row are accounted for all the same.
+        offsets: the offset of each row, ascending, int64.
+        rows: the rows, without provenance.
+    """
+
+    origin: Origin
+    start: int
+    end: int
+    offsets: pa.Int64Array
+    rows: pa.RecordBatch
+
+
+class Lake:
+    """The lake's bronze tables.
+
+    Args:
+        uri: the lake's folder, or ``s3://bucket/prefix``; credentials and endpoint of the latter
+            come from the ``AWS_*`` variables.
+        clock: the time a commit is stamped with, aware, UTC.
+    """
+
+    def __init__(
+        self, uri: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self.uri = uri.rstrip("/") or "/"
+        self._clock = clock
+        self._handles: dict[str, DeltaTable] = {}
+
+    def location(self, table: str) -> str:
+        """The address of a bronze table."""
+        return f"{self.uri}/{BRONZE}/{table}"
+
+    def exists(self, table: str) -> bool:
+        """Whether the bronze table is there."""
+        with self._explained(table):
+            return bool(DeltaTable.is_deltatable(self.location(table)))
+
+    def create(self) -> list[str]:
+        """Create the bronze tables that are missing.
+
+        Returns:
+            The names of those created.
+
+        Raises:
+            LakeError: the folder cannot be written or holds something else.
+        """
+        created = []
+        for table in SCHEMAS:
+            if not self.exists(table):
+                self._create(table)
+                created.append(table)
+            self.handle(table)
+        return created
+
+    def _create(self, table: str) -> None:
+        location = self.location(table)
+        self._refuse_other_contents(table)
+        with self._explained(table):
+            DeltaTable.create(
+                location,
+                SCHEMAS[table],
+                mode="ignore",
+                partition_by=["_landed_on"],
+                name=table,
+                configuration={
+                    # Statistics of what readers prune by; texts of kilobytes say nothing.
+                    "delta.dataSkippingStatsColumns": "_landed_at,_position"
+                    + (",ind" if table in KINDS else ""),
+                },
+            )
+
+    def _refuse_other_contents(self, table: str) -> None:
+        if "://" in self.uri:
+            return
+        for folder in (Path(self.uri), Path(self.uri) / BRONZE, Path(self.location(table))):
+            if folder.exists() and not folder.is_dir():
+                raise LakeError(f"{folder} is a file, not a folder; set LAKE_URI to another place")
+        folder = Path(self.location(table))
+        # A creation cut short leaves an empty log folder behind.
+        if folder.is_dir() and any(entry.name != "_delta_log" for entry in folder.iterdir()):
+            raise LakeError(
+                f"{folder} holds something else than a Delta table; "
+                "move it away or set LAKE_URI to another place"
+            )
+
+    def handle(self, table: str) -> DeltaTable:
+        """The open bronze table.
+
+        Raises:
+            LakeError: it is not there, cannot be read, or has other columns.
+        """
+        if table not in self._handles:
+            with self._explained(table):
+                try:
+                    handle = DeltaTable(self.location(table))
+                except TableNotFoundError:
+                    raise LakeError(
+                        f"{self.location(table)} is not a Delta table; run 'ingest init'"
+                    ) from None
+            _refuse_other_schema(self.location(table), handle, SCHEMAS[table])
+            self._handles[table] = handle
+        return self._handles[table]
+
+    def offsets(self, table: str, origin: Origin) -> Offsets:
+        """The offsets of an origin that the table accounts for, as of the open handle."""
+        return Offsets.from_transactions(origin.app_id, self.handle(table).transaction_version)
+
+    def append(
+        self, table: str, pieces: Sequence[Piece], covering: Mapping[Origin, Offsets] | None = None
+    ) -> int:
+        """Append what the table does not account for yet, in one commit with its offsets.
+
+        Args:
+            table: name of a bronze table.
+            pieces: rows with the ranges they are all of; several of one origin may follow each
+                other.
+            covering: offsets recorded besides the pieces' own ranges.
+
+        Returns:
+            The number of rows appended; smaller than given where another writer was first.
+
+        Raises:
+            LakeError: the commit cannot be made.
+        """
+        for attempt in range(_COMMIT_ATTEMPTS):
+            if attempt:
+                time.sleep(random.uniform(0, min(1.0, 0.02 * 2**attempt)))
+                with self._explained(table):
+                    self.handle(table).update_incremental()
+            rows, transactions = self._outstanding(table, pieces, covering or {})
+            if not transactions:
+                return 0
+            try:
+                with self._explained(table):
+                    write_deltalake(
+                        self.handle(table),
+                        rows,
+                        mode="append",
+                        writer_properties=_WRITER,
+                        commit_properties=CommitProperties(
+                            app_transactions=[
+                                Transaction(app_id, version)
+                                for app_id, version in transactions.items()
+                            ],
+                            max_commit_retries=15,
+                        ),
+                    )
+            except CommitFailedError:
+                continue
+            return int(rows.num_rows)
+        raise LakeError(
+            f"{self.location(table)}: {_COMMIT_ATTEMPTS} commits in a row met another writer's; "
+            "run again, nothing is lost"
+        )
+
+    def _outstanding(
+        self, table: str, pieces: Sequence[Piece], covering: Mapping[Origin, Offsets]
+    ) -> tuple[pa.Table, dict[str, int]]:
+        """The rows to append and what to record with them, as of the open handle."""
+        held: dict[Origin, Offsets] = {}
+        before: dict[Origin, Offsets] = {}
+        kept: list[pa.Table] = []
+        landed_at = self._clock()
+        for piece in pieces:
+            origin = piece.origin
+            if origin not in held:
+                before[origin] = held[origin] = self.offsets(table, origin)
+            for start, end in held[origin].missing(piece.start, piece.end):
+                part = _rows_between(piece, start, end)
+                if part.num_rows:
+                    kept.append(_with_provenance(part, SCHEMAS[table], origin, landed_at))
+            held[origin] = held[origin].add(piece.start, piece.end)
+        transactions: dict[str, int] = {}
+        for origin, now in held.items():
+            if now != before[origin]:
+                total = now | covering.get(origin, Offsets())
+                transactions |= total.to_transactions(origin.app_id, before[origin])
+        rows = pa.concat_tables(kept) if kept else SCHEMAS[table].empty_table()
+        return rows, transactions
+
+    @contextmanager
+    def _explained(self, table: str) -> Iterator[None]:
+        location = self.location(table)
+        try:
+            yield
+        except CommitFailedError:
+            raise
+        except (OSError, DeltaError) as error:
+            text = str(error)
+            number = getattr(error, "errno", None)
+            if number == errno.ENOSPC or "os error 28" in text or "No space left" in text:
+                raise LakeError(
+                    f"{location}: no space left on the disk; free some and run again, "
+                    "nothing is lost or repeated"
+                ) from error
+            if number in (errno.EACCES, errno.EROFS) or "ermission denied" in text:
+                raise LakeError(
+                    f"{location} cannot be read or written by this user; "
+                    "change its permissions or set LAKE_URI to another place"
+                ) from error
+            raise LakeError(f"{location}: {_first_line(text)}") from error
+
+
+def _rows_between(piece: Piece, start: int, end: int) -> Any:
+    if start <= piece.start and end >= piece.end:
+        return Part(piece.rows, piece.offsets)
+    inside = pc.and_(pc.greater_equal(piece.offsets, start), pc.less(piece.offsets, end))
+    return Part(piece.rows.filter(inside), piece.offsets.filter(inside))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows and their offsets."""
+
+    rows: pa.RecordBatch
+    offsets: pa.Int64Array
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows."""
+        return int(self.rows.num_rows)
+
+
+def _with_provenance(part: Part, schema: pa.Schema, origin: Origin, landed_at: datetime) -> pa.Table:
+    count = part.num_rows
+    positions = pc.utf8_lpad(pc.cast(part.offsets, pa.string()), POSITION_DIGITS, "0")
+    columns = [
+        *part.rows.columns,
+        pa.repeat(pa.scalar(origin.source, pa.string()), count),
+        pa.repeat(pa.scalar(origin.stream, pa.string()), count),
+        pa.repeat(pa.scalar(origin.partition, pa.string()), count),
+        positions,
+        pa.repeat(pa.scalar(landed_at, pa.timestamp("us", "UTC")), count),
+        pa.repeat(pa.scalar(landed_at.astimezone(UTC).date(), pa.date32()), count),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _refuse_other_schema(location: str, handle: DeltaTable, expected: pa.Schema) -> None:
+    """Delta casts silently, 7.5 to 7: columns are compared before anything is written."""
+    from deltalake import Schema
+
+    want = {field.name: str(field.type) for field in Schema.from_arrow(expected).fields}
+    have = {field.name: str(field.type) for field in handle.schema().fields}
+    if want == have:
+        return
+    differences = [f"lacks {name}" for name in want if name not in have]
+    differences += [f"has {name}" for name in have if name not in want]
+    differences += [
+        f"{name} is {have[name]}, not {want[name]}"
+        for name in want
+        if name in have and have[name] != want[name]
+    ]
+    raise LakeError(
+        f"{location} has other columns than this version writes ({'; '.join(differences)}); "
+        "set LAKE_URI to another place, or move the table away and land again"
+    )
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "unknown error"
+
+
+def lake_uri() -> str:
+    """The lake's address from ``LAKE_URI``, ``./lake`` by default."""
+    return os.environ.get("LAKE_URI") or "./lake"

@@ -1,0 +1,242 @@
+"""Landing: from a source's lines to bronze, in batches, with an account of every record."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ingestion.errors import SourceError
+from ingestion.lake import REJECTED, REJECTED_FIELDS, Lake, Origin, Piece
+from ingestion.records import Decoded, Kind, decode
+from ingestion.sources import s3
+
+#: A batch is committed when it holds this many records or bytes, whichever comes first.
+BATCH_RECORDS = 100_000
+BATCH_BYTES = 32 * 1024 * 1024
+
+
+@dataclass
+class Account:
+    """What became of one stream's records in one run.
+
+    Attributes:
+        stream: the topic.
+        kind: the kind of record it carries.
+        objects: objects that held records to land.
+        received: records read that were not landed before; landed + rejected once all is well.
+        landed: rows added to the kind's table by this run.
+        rejected: records rejected by this run, by reason.
+        elsewhere: records another lander committed while this one was reading them.
+        overlapping: records left out because another object of the run holds the same offsets.
+        seconds: how long it took.
+        gaps: missing offsets as (partition, first, last), both inclusive.
+        failures: objects or tables that could not be handled, each with its way out.
+    """
+
+    stream: str
+    kind: str
+    objects: int = 0
+    received: int = 0
+    landed: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    elsewhere: int = 0
+    overlapping: int = 0
+    seconds: float = 0.0
+    gaps: list[tuple[int, int, int]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Run:
+    """Records of one origin at consecutive offsets."""
+
+    origin: Origin
+    start: int
+    lines: list[bytes]
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.lines)
+
+
+class _Batches:
+    """Collects records and commits them, decoding one batch while the one before is written."""
+
+    def __init__(self, lake: Lake, kind: Kind, account: Account) -> None:
+        self._lake = lake
+        self._kind = kind
+        self._account = account
+        self._runs: list[_Run] = []
+        self._records = self._bytes = 0
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"write-{kind.name}")
+        self._pending: Future[None] | None = None
+
+    def add(self, origin: Origin, start: int, lines: list[bytes]) -> None:
+        """Take records at consecutive offsets; commit when a batch is full."""
+        last = self._runs[-1] if self._runs else None
+        if last is not None and last.origin == origin and last.end == start:
+            last.lines.extend(lines)
+        else:
+            self._runs.append(_Run(origin, start, list(lines)))
+        self._account.received += len(lines)
+        self._records += len(lines)
+        self._bytes += sum(map(len, lines))
+        if self._records >= BATCH_RECORDS or self._bytes >= BATCH_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        """Commit what is left and wait for it."""
+        try:
+            self._flush()
+            self._wait()
+        finally:
+            self._writer.shutdown()
+
+    def abandon(self) -> None:
+        """Wait for a commit under way, drop the rest."""
+        self._writer.shutdown()
+
+    def _flush(self) -> None:
+        if not self._runs:
+            return
+        runs, self._runs, self._records, self._bytes = self._runs, [], 0, 0
+        good: list[Piece] = []
+        bad: list[Piece] = []
+        while runs:
+            run = runs.pop(0)
+            decoded = decode(self._kind, run.lines)
+            good.append(_landing(run, decoded))
+            if decoded.rejected:
+                bad.append(_rejection(self._kind, run, decoded))
+        self._wait()
+        self._pending = self._writer.submit(self._commit, good, bad)
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _commit(self, good: Sequence[Piece], bad: Sequence[Piece]) -> None:
+        if bad:
+            # All that the kind's table accounts for has had its rejections written before, so
+            # the rejected table may account for it too: its set stays as simple as the other.
+            covering = {
+                piece.origin: self._lake.offsets(self._kind.name, piece.origin) for piece in bad
+            }
+            self._lake.append(REJECTED, bad, covering)
+        landed = self._lake.append(self._kind.name, good)
+        self._account.landed += landed
+        self._account.elsewhere += sum(piece.rows.num_rows for piece in good) - landed
+        for piece in bad:
+            self._account.rejected.update(piece.rows.column("reason").to_pylist())
+
+
+def _landing(run: _Run, decoded: Decoded) -> Piece:
+    offsets = pa.array(decoded.indices, pa.int64())
+    return Piece(run.origin, run.start, run.end, pc.add(offsets, run.start), decoded.rows)
+
+
+def _rejection(kind: Kind, run: _Run, decoded: Decoded) -> Piece:
+    rejected = decoded.rejected
+    rows = pa.RecordBatch.from_arrays(
+        [
+            pa.array([kind.name] * len(rejected), pa.string()),
+            pa.array([item.reason.value for item in rejected], pa.string()),
+            pa.array([item.detail for item in rejected], pa.string()),
+            pa.array([run.lines[item.index] for item in rejected], pa.binary()),
+        ],
+        schema=REJECTED_FIELDS,
+    )
+    offsets = pa.array([run.start + item.index for item in rejected], pa.int64())
+    return Piece(run.origin, run.start, run.end, offsets, rows)
+
+
+def land_objects(
+    lake: Lake,
+    store: s3.Store,
+    kind: Kind,
+    topic: str,
+    objects: Sequence[s3.SinkObject],
+    advance: Callable[[int], None] = lambda _: None,
+    now: Callable[[], float] = time.monotonic,
+) -> Account:
+    """Land the objects of one topic that have not landed yet.
+
+    Args:
+        lake: where to; its tables exist.
+        store: where the objects lie.
+        kind: the kind of record the topic carries.
+        topic: the topic.
+        objects: the topic's objects, in any order.
+        advance: called with the bytes dealt with, as they are.
+        now: seconds of a clock that never goes back.
+
+    Returns:
+        The account; an object that cannot be read is among its failures, the others land.
+
+    Raises:
+        LakeError: the lake cannot be written; what was committed stays.
+    """
+    account = Account(topic, kind.name)
+    begun = now()
+    batches = _Batches(lake, kind, account)
+    partitions: dict[int, list[s3.SinkObject]] = {}
+    for item in objects:
+        partitions.setdefault(item.partition, []).append(item)
+    try:
+        for partition, items in sorted(partitions.items()):
+            origin = Origin(s3.SOURCE, topic, str(partition))
+            _land_partition(batches, lake, store, kind, origin, items, account, advance)
+        batches.close()
+    except BaseException:
+        batches.abandon()
+        raise
+    for partition in sorted(partitions):
+        held = lake.offsets(kind.name, Origin(s3.SOURCE, topic, str(partition)))
+        account.gaps += [(partition, start, end - 1) for start, end in held.gaps()]
+    account.seconds = now() - begun
+    return account
+
+
+def _land_partition(
+    batches: _Batches,
+    lake: Lake,
+    store: s3.Store,
+    kind: Kind,
+    origin: Origin,
+    items: Sequence[s3.SinkObject],
+    account: Account,
+    advance: Callable[[int], None],
+) -> None:
+    landed_before = lake.offsets(kind.name, origin)
+    taken = landed_before
+    todo = s3.outstanding(items, landed_before)
+    advance(sum(item.size for item in items) - sum(item.size for item in todo))
+    for item in todo:
+        offset = item.start
+        fresh = 0
+        try:
+            for lines, size in s3.read_lines(store, item):
+                end = offset + len(lines)
+                missing = taken.missing(offset, end)
+                for low, high in missing:
+                    batches.add(origin, low, lines[low - offset : high - offset])
+                fresh_here = _count(missing)
+                fresh += fresh_here
+                account.overlapping += _count(landed_before.missing(offset, end)) - fresh_here
+                taken = taken.add(offset, end)
+                offset = end
+                advance(size)
+        except SourceError as error:
+            account.failures.append(str(error))
+        account.objects += fresh > 0
+
+
+def _count(ranges: Sequence[tuple[int, int]]) -> int:
+    return sum(high - low for low, high in ranges)

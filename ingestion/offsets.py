@@ -1,0 +1,125 @@
+"""Which offsets of one partition a table holds: a set of ranges; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """A set of offsets as disjoint, ascending, non-adjacent half-open ranges.
+
+    Objects may arrive late and fill a gap, so the highest offset alone does not say what has
+    landed.
+
+    Attributes:
+        ranges: ``(start, end)`` pairs, ``end`` exclusive.
+    """
+
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, ranges: Iterable[tuple[int, int]]) -> Offsets:
+        """The union of any ranges, in any order; empty ones are left out."""
+        merged: list[tuple[int, int]] = []
+        for start, end in sorted(ranges):
+            if start >= end:
+                continue
+            if merged and start <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+            else:
+                merged.append((start, end))
+        return cls(tuple(merged))
+
+    @property
+    def end(self) -> int:
+        """One more than the highest offset; 0 for the empty set."""
+        return self.ranges[-1][1] if self.ranges else 0
+
+    def __len__(self) -> int:
+        return sum(end - start for start, end in self.ranges)
+
+    def __or__(self, other: Offsets) -> Offsets:
+        return Offsets.of((*self.ranges, *other.ranges))
+
+    def add(self, start: int, end: int) -> Offsets:
+        """This set and the range from ``start`` up to, not including, ``end``."""
+        return Offsets.of((*self.ranges, (start, end)))
+
+    def missing(self, start: int, end: int | None) -> list[tuple[int, int]]:
+        """The parts of a range that are not in the set, ascending.
+
+        Args:
+            start: first offset of the range.
+            end: one more than its last; None for a range without end, in which case the last
+                part's end is ``2**63``.
+        """
+        stop = 2**63 if end is None else end
+        parts = []
+        for low, high in self.ranges:
+            if high <= start:
+                continue
+            if low >= stop:
+                break
+            if low > start:
+                parts.append((start, low))
+            start = high
+        if start < stop:
+            parts.append((start, stop))
+        return parts
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """The ranges missing below the highest offset, counted from 0."""
+        return self.missing(0, self.end)
+
+    # A Delta log stores one integer for each application id: the set becomes several of them.
+    # The one under the partition's own id changes with every commit, and two writers that change
+    # it at once conflict, which is what makes landing exactly once.
+
+    def to_transactions(self, app_id: str, before: Offsets) -> dict[str, int]:
+        """What a commit has to record so that the table's set becomes this one.
+
+        Args:
+            app_id: the partition's id.
+            before: the set the table holds now.
+
+        Returns:
+            Application id to version; always with ``app_id`` itself.
+        """
+        old, new = before._as_versions(app_id), self._as_versions(app_id)
+        changed = {key: version for key, version in new.items() if old.get(key) != version}
+        return {app_id: self.end} | changed
+
+    def _as_versions(self, app_id: str) -> dict[str, int]:
+        gaps = self.gaps()
+        versions = {app_id: self.end, f"{app_id}#gaps": len(gaps)}
+        for number, (start, end) in enumerate(gaps):
+            versions[f"{app_id}#gap{number}.start"] = start
+            versions[f"{app_id}#gap{number}.end"] = end
+        return versions
+
+    @classmethod
+    def from_transactions(cls, app_id: str, version_of: Callable[[str], int | None]) -> Offsets:
+        """The set that a table's log records.
+
+        Args:
+            app_id: the partition's id.
+            version_of: the log's version of an application id, None where it has none.
+
+        Raises:
+            ValueError: the log names gaps that it does not describe.
+        """
+        end = version_of(app_id)
+        if end is None:
+            return cls()
+        ranges = []
+        start = 0
+        for number in range(version_of(f"{app_id}#gaps") or 0):
+            low = version_of(f"{app_id}#gap{number}.start")
+            high = version_of(f"{app_id}#gap{number}.end")
+            if low is None or high is None:
+                raise ValueError(f"{app_id}: gap {number} is not described")
+            ranges.append((start, low))
+            start = high
+        return cls.of([*ranges, (start, end)])
