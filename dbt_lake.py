@@ -3,7 +3,8 @@
 dbt finds this module by its name's prefix and calls the plugin once in each process, before it
 connects. The engine (Sail, a Spark Connect server in a wheel) listens on a free port of the
 loopback interface and lives as long as the process. Its catalog is empty at the start, so every
-Delta table found under the lake is attached to it; new tables go to ``{lake}/{schema}/{table}``.
+Delta table found under the lake is attached to it; new tables go to ``{lake}/{schema}/{table}``,
+because every schema is created with its folder as location.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import click
 from dbt.flags import get_flags
 from dbt.plugins.manager import dbtPlugin
+from dbt_common.context import get_invocation_context
 from dbt_common.exceptions import DbtRuntimeError
 
 #: Commands that never talk to an engine.
@@ -32,6 +34,7 @@ class LakePlugin(dbtPlugin):
         if get_flags().WHICH in WITHOUT_ENGINE or not _embedded():
             return
         lake = _absolute(os.environ.get("LAKE_URI") or "./lake", Path(get_flags().PROJECT_DIR))
+        _tell_macros("LAKE_LOCATION", lake)  # where create_schema puts new schemas
         _attach(_session(), lake)
 
 
@@ -52,6 +55,13 @@ def _absolute(lake: str, project: Path) -> str:
     if "://" in lake:
         return lake.rstrip("/")
     return str((project / lake).resolve())
+
+
+def _tell_macros(name: str, value: str) -> None:
+    """Make a value available as ``env_var(name)``; dbt copied the environment before this."""
+    environment = get_invocation_context().env
+    if isinstance(environment, dict):
+        environment[name] = value
 
 
 _running: Any = None
@@ -77,7 +87,6 @@ def _session() -> Any:
 
 def _attach(spark: Any, lake: str) -> None:
     spark.conf.set("spark.sql.session.timeZone", "UTC")
-    spark.conf.set("spark.sql.warehouse.dir", lake)
     tables = list(_tables_under(lake))
     if not any(schema == "bronze" for schema, _, _ in tables):
         raise DbtRuntimeError(
@@ -85,7 +94,7 @@ def _attach(spark: Any, lake: str) -> None:
             "'ingest s3 --uri …' to land records, or 'make demo' for both"
         )
     for schema in sorted({schema for schema, _, _ in tables}):
-        spark.sql(f"create schema if not exists `{schema}`")
+        spark.sql(f"create schema if not exists `{schema}` location '{lake}/{schema}'")
     for schema, table, location in tables:
         try:
             spark.sql(
