@@ -1,0 +1,83 @@
+"""The report's commands: `python -m reporting page` and `python -m reporting answers`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reporting.errors import ReportError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="The answers, read from the lake's marts.",
+    epilog="Example: python -m reporting page --lake ./lake --out report/index.html",
+)
+
+Lake = Annotated[
+    str,
+    typer.Option(
+        envvar="LAKE_URI",
+        help="The lake: a folder or s3://bucket/prefix.",
+        show_default=True,
+    ),
+]
+
+
+@app.command(epilog="Example: python -m reporting page --out report/index.html")
+def page(
+    lake: Lake = "./lake",
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("report/index.html"),
+) -> None:
+    """Write one self-contained page with a chart for every answer."""
+    from reporting.answers import report
+    from reporting.marts import read_marts
+    from reporting.page import render, write
+
+    html = render(report(read_marts(lake)), lake, datetime.now(UTC))
+    write(html, out)
+    typer.echo(f"{out} ({len(html.encode()) / 1e6:.2f} MB): open it in a browser")
+
+
+@app.command(epilog="Example: python -m reporting answers --limit 3")
+def answers(
+    lake: Lake = "./lake",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, every row.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Rows an answer.  [default: 10; all with --json]")
+    ] = None,
+) -> None:
+    """Print the answers."""
+    from reporting.answers import report
+    from reporting.marts import read_marts
+    from reporting.terminal import ROWS_SHOWN, answers_as_json, print_answers
+
+    found = report(read_marts(lake))
+    now = datetime.now(UTC)
+    # A terminal that cannot show a name should show the rest of the answer.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    if as_json:
+        typer.echo(answers_as_json(found, lake, now, limit))
+    else:
+        print_answers(found, now, limit or ROWS_SHOWN, sys.stdout)
+
+
+def main() -> None:
+    """Run the command line; what stops the report is told in one line, with exit code 1."""
+    try:
+        app(prog_name="python -m reporting")
+    except ReportError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The page: one HTML file that holds its charts, tables, styles and scripts."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from reporting import formats, sentences
+from reporting.answers import Report, cell_text
+from reporting.charts import TOP_COUNTRIES, category_colors, charts
+from reporting.errors import ReportError
+
+HERE = Path(__file__).parent
+TITLE = "Pinterest posts: eight questions, answered"
+# Tables of more rows can be filtered and sorted.
+FILTER_FROM = 30
+MOST_NAMES = 13
+CAPTIONS = {
+    "1": "Countries in which a category has the most posts; the pale part of a bar is where it "
+    "shares the lead. Point at a bar for its figures.",
+    "2": "Posts of the leading category, of all the year's posts with a known category.",
+    "3": f"The {TOP_COUNTRIES} countries whose top users have the most followers.",
+    "3b": "Each dot is the top user of one country.",
+    "4": "Posts of the leading category, of all the age group's posts with a known category.",
+    "5": "The median follower count, and how many people it is the median of.",
+    "7": "The median follower count; under each year, how many people it is the median of.",
+    "8": "The median follower count; under it, how many people it is the median of.",
+    "landed": "The pale part of a bar is replays: records of a post that had landed before.",
+}
+
+
+def render(report: Report, lake: str, now: datetime) -> str:
+    """The whole page as text."""
+    specs = charts(report)
+    drawing = _drawing_script()
+    behaviour = (HERE / "page.js").read_text()
+    quality = report.marts.data_quality
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        title=TITLE,
+        captions=CAPTIONS,
+        filter_from=FILTER_FROM,
+        most_names=MOST_NAMES,
+        answers=report.answers,
+        charts=specs,
+        specs=Markup(_json_for_html(specs)),
+        color=category_colors(report.categories),
+        landed=sentences.landed(quality),
+        rejected=sentences.rejected(quality, report.marts.rejected_by_reason),
+        freshness=sentences.freshness(quality, now, "before this page"),
+        quality=quality,
+        reasons=report.marts.rejected_by_reason,
+        snapshots=report.marts.snapshots,
+        built=formats.moment(now),
+        lake=formats.lake_label(lake),
+        formats=formats,
+        cell_text=cell_text,
+        css=Markup((HERE / "page.css").read_text()),
+        drawing=Markup(drawing),
+        behaviour=Markup(behaviour),
+        script_hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in (drawing, behaviour)),
+    )
+
+
+def write(html: str, out: Path) -> None:
+    """Write the page in one step: whoever reads `out` sees the old page or the new one."""
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(html)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(out)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise ReportError(
+            f"cannot write {out}: {error.strerror or error}; "
+            "make room or name another file with --out"
+        ) from error
+
+
+def _drawing_script() -> str:
+    """Vega, Vega-Lite and the tooltips, once for all charts, in a scope of their own."""
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    # Nothing in a script element may look like its end or like a comment's start.
+    bundle = bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    return f"(() => {{\n{bundle}\n}})();"
+
+
+def _json_for_html(value: Any) -> str:
+    """JSON that a script element can hold: no text in it can end the element."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
