@@ -1108,11 +1108,12 @@ _IMPOSSIBLE_TIMES = (
     "yesterday",
     "",
 )
+# None so high that the most followed person would be one with a defect.
 _FOLLOWER_COUNTS = (
     "1.5k",
     "2.25M",
-    "15m",
-    "1B",
+    "3m",
+    "0.0025B",
     "12K",
     "0.0004k",
     "1.2345678k",
@@ -1122,7 +1123,7 @@ _FOLLOWER_COUNTS = (
     "k",
     "٣k",
     "9999999999999k",
-    "999999999999B",
+    "12 k",
 )
 
 
