@@ -35,6 +35,7 @@ class LakePlugin(dbtPlugin):
             return
         lake = _absolute(os.environ.get("LAKE_URI") or "./lake", Path(get_flags().PROJECT_DIR))
         _tell_macros("LAKE_LOCATION", lake)  # where create_schema puts new schemas
+        _tell_macros("LAKE_ENGINE", "embedded")  # how replace_by_key works
         _attach(_session(), lake)
 
 

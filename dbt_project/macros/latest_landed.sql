@@ -3,57 +3,39 @@
     Sorting every row to rank it is what costs; so only keys that occur more than once are ranked,
     and the rows of theirs that a later one supersedes are left out. -#}
 
-{#- What tells landed rows apart, in the order in which a later one wins. -#}
-{% macro landing_order() -%}
-    {{ return(["_landed_at", "_position", "_partition", "_stream", "_source"]) }}
-{%- endmacro %}
+{#- The rows a run has to look at: all of them, or in an incremental run those that may be new.
 
-{#- The rows an incremental run has to look at. Records become readable in another order than they
-    are stamped, because commits take their time: the run looks back behind the newest record the
-    table holds by `lookback_minutes`, and leaves out what the table holds already. -#}
+    Records become readable in another order than they are stamped, because commits take their
+    time. So the run looks back behind the newest record the table holds by `lookback_minutes`.
+    What it reads is later than anything before that, so the latest of it is the latest of all.
+    What the table holds already is left out: rows of one partition with one stamp were committed
+    together, so when the table holds one of them it was chosen among all. -#}
 {% macro newly_landed(relation) -%}
     {%- if not is_incremental() -%}
     select * from {{ relation }}
     {%- else -%}
-    {%- set since = since_watermark(this) -%}
-    select landed.*
-    from {{ relation }} as landed
-    left join {{ this }} as held on landed.ind = held.ind
+    {%- set since = since_watermark(this) %}
+    select *
+    from {{ relation }}
     where
-        landed._landed_on >= cast('{{ since[:10] }}' as date)
-        and landed._landed_at >= cast('{{ since }}Z' as timestamp)
-        and (
-            held.ind is null
-            or {{ is_later("landed", "held") }}
-        )
+        _landed_on >= cast('{{ since[:10] }}' as date)
+        and _landed_at >= cast('{{ since }}Z' as timestamp)
     {%- endif -%}
-{%- endmacro %}
-
-{% macro is_later(left, right) -%}
-    (
-    {%- for column in landing_order() %}
-        {% if not loop.first %}or {% endif -%}
-        (
-            {%- for earlier in landing_order()[:loop.index0] -%}
-            {{ left }}.{{ earlier }} = {{ right }}.{{ earlier }} and {% endfor -%}
-            {{ left }}.{{ column }} > {{ right }}.{{ column }}
-        )
-    {%- endfor %}
-    )
 {%- endmacro %}
 
 {#- Rows of keys that occur more than once, all but the latest of each. -#}
 {% macro superseded(landed) -%}
-    select ind, {{ landing_order() | join(", ") }}
+    select ind, _source, _stream, _partition, _position
     from (
         select
             ind,
-            {{ landing_order() | join(", ") }},
+            _source,
+            _stream,
+            _partition,
+            _position,
             row_number() over (
                 partition by ind
-                order by {% for column in landing_order() -%}
-                    {{ column }} desc{{ ", " if not loop.last }}
-                {%- endfor %}
+                order by _landed_at desc, _position desc, _partition desc, _stream desc, _source desc
             ) as recency
         from {{ landed }}
         where ind in (select ind from {{ landed }} group by ind having count(*) > 1)
@@ -61,14 +43,32 @@
     where recency > 1
 {%- endmacro %}
 
+{#- The others. The few superseded rows stand on the left, because that is the side of a join that
+    an engine keeps in memory when it does not know the sizes. -#}
 {% macro latest(landed, superseded) -%}
     select {{ landed }}.*
-    from {{ landed }}
-    left anti join {{ superseded }}
-        on {{ landed }}.ind = {{ superseded }}.ind
-        {%- for column in landing_order() %}
-        and {{ landed }}.{{ column }} = {{ superseded }}.{{ column }}
-        {%- endfor %}
+    from {{ superseded }}
+    right join {{ landed }}
+        on
+            {{ superseded }}.ind = {{ landed }}.ind
+            and {{ superseded }}._position = {{ landed }}._position
+            and {{ superseded }}._partition = {{ landed }}._partition
+            and {{ superseded }}._stream = {{ landed }}._stream
+            and {{ superseded }}._source = {{ landed }}._source
+    {%- if is_incremental() %}
+    left join {{ this }} as held
+        on
+            {{ landed }}.ind = held.ind
+            and {{ landed }}._landed_at = held._landed_at
+            and {{ landed }}._partition = held._partition
+            and {{ landed }}._stream = held._stream
+            and {{ landed }}._source = held._source
+    {%- endif %}
+    where
+        {{ superseded }}.ind is null
+        {%- if is_incremental() %}
+        and held.ind is null
+        {%- endif %}
 {%- endmacro %}
 
 {#- The newest record a table holds, less the lookback, as UTC text; the epoch for an empty table.

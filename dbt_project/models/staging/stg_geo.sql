@@ -1,5 +1,3 @@
-{{ config(unique_key="ind", incremental_strategy="merge") }}
-
 with
 
 landed as (
@@ -22,7 +20,6 @@ trimmed as (
         longitude,
         {{ clean_text("`timestamp`") }} as timestamp_text,
         _landed_at,
-        _position,
         _partition,
         _stream,
         _source
@@ -38,7 +35,6 @@ final as (
         end as coordinates,
         {{ parse_timestamp("timestamp_text") }} as `timestamp`,
         _landed_at,
-        _position,
         _partition,
         _stream,
         _source

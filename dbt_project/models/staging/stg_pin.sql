@@ -1,5 +1,3 @@
-{{ config(unique_key="ind", incremental_strategy="merge") }}
-
 with
 
 landed as (
@@ -30,7 +28,6 @@ trimmed as (
         {{ trim_text("save_location") }} as save_text,
         {{ clean_text("category") }} as category,
         _landed_at,
-        _position,
         _partition,
         _stream,
         _source
@@ -53,7 +50,6 @@ final as (
         ) }} as save_location,
         category,
         _landed_at,
-        _position,
         _partition,
         _stream,
         _source

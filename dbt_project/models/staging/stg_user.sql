@@ -1,5 +1,3 @@
-{{ config(unique_key="ind", incremental_strategy="merge") }}
-
 with
 
 landed as (
@@ -22,7 +20,6 @@ trimmed as (
         age,
         {{ clean_text("date_joined") }} as joined_text,
         _landed_at,
-        _position,
         _partition,
         _stream,
         _source
@@ -40,7 +37,6 @@ final as (
         age,
         {{ parse_timestamp("joined_text") }} as date_joined,
         _landed_at,
-        _position,
         _partition,
         _stream,
         _source
