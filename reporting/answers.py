@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reporting import sentences
-from reporting.formats import full, printable
+from reporting.formats import printable
 from reporting.marts import Marts
 from reporting.sentences import Median
 from reporting.winners import Winners, grouped, ranked
@@ -21,7 +21,7 @@ class Column:
     """A column's heading and what its cells hold."""
 
     title: str
-    kind: Literal["text", "number", "category", "name"] = "text"
+    kind: Literal["text", "number", "category", "user"] = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def report(marts: Marts) -> Report:
                 question="Which user has the most followers in each country?",
                 mart="top_user_by_country",
                 sentence=sentences.top_users(users),
-                columns=(Column("Country"), Column("User", "name"), Column("Followers", "number")),
+                columns=(Column("Country"), Column("User", "user"), Column("Followers", "number")),
                 rows=_user_rows(ranked(users)),
                 rows_are="countries",
             ),
@@ -128,7 +128,7 @@ def report(marts: Marts) -> Report:
                 question="In which country is the user with the most followers?",
                 mart="country_of_top_user",
                 sentence=sentences.country_of_top_user(top),
-                columns=(Column("Country"), Column("User", "name"), Column("Followers", "number")),
+                columns=(Column("Country"), Column("User", "user"), Column("Followers", "number")),
                 rows=_user_rows(top),
                 rows_are="countries",
             ),
@@ -138,7 +138,7 @@ def report(marts: Marts) -> Report:
                 question="Which category is the most popular in each age group?",
                 mart="popular_category_by_age_group",
                 sentence=sentences.leading_by_group(
-                    by_age, "at ages", "No posts by people of a known age group yet."
+                    by_age, "at", "No posts by people of a known age group yet.", of="ages"
                 ),
                 columns=_winner_columns(Column("Age")),
                 rows=_winner_rows(by_age),
@@ -207,7 +207,7 @@ def report(marts: Marts) -> Report:
             Answer(
                 number="8",
                 topic="Followers by joining year and age",
-                question="And the median by joining year and age group together?",
+                question="What is the median follower count by joining year and age group?",
                 mart="median_followers_by_join_year_and_age_group",
                 sentence=sentences.highest_and_lowest(
                     [
@@ -236,13 +236,6 @@ def report(marts: Marts) -> Report:
     )
 
 
-def cell_text(cell: Cell) -> str:
-    """A cell as text: numbers with every digit, tied winners as a list."""
-    if isinstance(cell, tuple):
-        return ", ".join(cell)
-    return cell if isinstance(cell, str) else full(cell)
-
-
 _MEDIAN_COLUMNS = (Column("Median followers", "number"), Column("People", "number"))
 
 
@@ -251,7 +244,7 @@ def _winner_columns(group: Column) -> tuple[Column, ...]:
         group,
         Column("Category", "category"),
         Column("Posts", "number"),
-        Column("Of", "number"),
+        Column("All posts", "number"),
     )
 
 

@@ -237,6 +237,8 @@ def bars(rows: Sequence[Bar], group_width: int = 0) -> Spec | None:
     if not rows:
         return None
     longest = max(row.length for row in rows) or 1
+    # The label gets what the longest reading leaves of the width, seven pixels a character.
+    label_width = f"max(width * 0.36, width - {7 * max(len(row.reading) for row in rows) + 14})"
     data = [
         {
             "row": f"{place:05d}\t{row.group}",
@@ -294,12 +296,12 @@ def bars(rows: Sequence[Bar], group_width: int = 0) -> Spec | None:
         track,
         bar("length", opacity=0.42),
         bar("solid"),
-        text("label", alt.value(0), align="left", limit=alt.ExprRef("width * 0.6"), color=INK),
+        text("label", alt.value(0), align="left", limit=alt.ExprRef(label_width), color=INK),
         text(
             "reading",
             alt.value("width"),
             align="right",
-            limit=alt.ExprRef("width * 0.38"),
+            limit=alt.ExprRef("width * 0.64"),
             color=MUTED,
         ),
         hover,
@@ -310,8 +312,9 @@ def bars(rows: Sequence[Bar], group_width: int = 0) -> Spec | None:
 
 def columns(rows: Sequence[Bar]) -> Spec | None:
     """Vertical bars for years, each with its value on top."""
-    if not any(row.length for row in rows):
+    if not rows:
         return None
+    longest = max(row.length for row in rows) or 1
     data = [
         {
             "label": row.label,
@@ -323,7 +326,9 @@ def columns(rows: Sequence[Bar]) -> Spec | None:
         for row in rows
     ]
     years = alt.Axis(
-        labelExpr="split(datum.value, '\t')",
+        # Where there is room for it the last word stands beside the number.
+        labelExpr="split(width < 480 ? datum.value : replace(datum.value, '\tpeople', ' people'),"
+        " '\t')",
         labelAngle=0,
         labelOverlap=False,
         labelPadding=8,
@@ -333,7 +338,7 @@ def columns(rows: Sequence[Bar]) -> Spec | None:
         title=None,
     )
     x = alt.X("label:N", sort=None, axis=years, scale=alt.Scale(paddingInner=0.3, paddingOuter=0.1))
-    y = alt.Y("length:Q", axis=None)
+    y = alt.Y("length:Q", axis=None, scale=alt.Scale(domain=[0, longest], nice=False))
     chart = alt.layer(
         alt.Chart()
         .mark_bar(cornerRadiusTopLeft=2, cornerRadiusTopRight=2)
@@ -419,6 +424,7 @@ def top_user_among_countries(top: Sequence[Winners], others: Sequence[Winners]) 
     values = [max(1, winner.value) for winner in (*top, *rest)]
     low = 10 ** math.floor(math.log10(min(values)))
     high = max(values) * 1.15
+    zeros = "; none drawn as 1" if min(winner.value for winner in (*top, *rest)) < 1 else ""
     powers = [10**power for power in range(13) if low <= 10**power <= high]
     followers = alt.X(
         "followers:Q",
@@ -433,8 +439,10 @@ def top_user_among_countries(top: Sequence[Winners], others: Sequence[Winners]) 
             ticks=False,
             labelPadding=8,
             labelOverlap=True,
-            title="followers, each step ten times as many",
+            labelFlush=False,
+            title="followers, each step ten times as many" + zeros,
             titleColor=MUTED,
+            titleFontSize=13,
             titleFontWeight="normal",
             titlePadding=8,
         ),
@@ -444,8 +452,8 @@ def top_user_among_countries(top: Sequence[Winners], others: Sequence[Winners]) 
         {
             "followers": max(1, value),
             "lane": lanes - place,
-            "label": f"{name} · {country}"
-            + (" · tie" if tie else "")
+            "label": ("tie · " if tie else "")
+            + f"{country} · {name}"
             + (f" · and {unseen:,} more" if unseen and place == lanes - 1 else ""),
             "tooltip": {"Country": country, "User": name, "Followers": full(value)}
             | ({"Tie": f"{len(named):,} share the lead"} if tie else {}),
@@ -501,7 +509,7 @@ def _finished(chart: alt.LayerChart, height: int) -> Spec:
             height=height,
             autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
         )
-        .configure(font=FONT, background="transparent", padding=2)
+        .configure(aria=False, font=FONT, background="transparent", padding=2)
         .configure_view(stroke=None)
         .configure_text(fontSize=13)
         .configure_axis(labelFontSize=13, labelColor=MUTED)
@@ -520,4 +528,4 @@ def _tie(winner: Winners) -> dict[str, str]:
 
 def _years(present: Mapping[int, object]) -> list[int]:
     """The years asked about, and any beyond them that the data has."""
-    return sorted({*JOIN_YEARS, *present})
+    return sorted({*JOIN_YEARS, *present}) if present else []

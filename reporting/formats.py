@@ -87,7 +87,7 @@ def year_ranges(years: Sequence[int]) -> list[str]:
 
 def moment(time: datetime | None) -> str:
     """A time in UTC to the minute."""
-    return "–" if time is None else f"{time:%Y-%m-%d %H:%M} UTC"
+    return "–" if time is None else f"{time.day} {time:%b %Y, %H:%M} UTC"
 
 
 def duration(span: timedelta) -> str:
@@ -102,10 +102,18 @@ def duration(span: timedelta) -> str:
     return counted(minutes // (24 * 60), "day", "days")
 
 
+def without_credentials(uri: str) -> str:
+    """The address without the user, password and query that could hold a secret."""
+    parts = urlsplit(uri)
+    if not (parts.scheme and parts.netloc):
+        return uri
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def lake_label(lake: str) -> str:
     """The lake as its user named it, without credentials and without this machine's folders."""
     parts = urlsplit(lake)
     if parts.scheme and parts.netloc:
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+        return without_credentials(lake).rstrip("/")
     path = PurePath(parts.path if parts.scheme == "file" else lake)
     return f"…/{path.name}" if path.is_absolute() else str(path)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake import DeltaTable, QueryBuilder
+from deltalake.exceptions import TableNotFoundError
 
 from reporting.errors import ReportError
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-    Row = TypeVar("Row", bound=DataclassInstance)
+from reporting.formats import shortened, without_credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +143,19 @@ class Marts:
     snapshots: list[Snapshot]
 
 
-TABLES = tuple(field.name for field in fields(Marts) if field.name != "snapshots")
+ROW_TYPES: dict[str, type[Any]] = {
+    "popular_category_by_country": PopularCategoryByCountry,
+    "popular_category_by_year": PopularCategoryByYear,
+    "top_user_by_country": TopUser,
+    "country_of_top_user": TopUser,
+    "popular_category_by_age_group": PopularCategoryByAgeGroup,
+    "median_followers_by_age_group": MedianByAgeGroup,
+    "users_joined_by_year": UsersJoined,
+    "median_followers_by_join_year": MedianByJoinYear,
+    "median_followers_by_join_year_and_age_group": MedianByJoinYearAndAgeGroup,
+    "data_quality": DataQuality,
+    "rejected_by_reason": Rejected,
+}
 
 
 def read_marts(lake: str) -> Marts:
@@ -153,59 +163,28 @@ def read_marts(lake: str) -> Marts:
     lake = lake.rstrip("/") or lake
     _require_folders(lake)
     # On an object store nearly all of the time is waiting, so the tables are read side by side.
-    with ThreadPoolExecutor(max_workers=len(TABLES)) as pool:
-        found = dict(zip(TABLES, pool.map(lambda name: _read(lake, name), TABLES), strict=True))
-    missing = [name for name, table in found.items() if table is None]
+    with ThreadPoolExecutor(max_workers=len(ROW_TYPES)) as pool:
+        read = dict(zip(ROW_TYPES, pool.map(partial(_read, lake), ROW_TYPES), strict=True))
+    missing = [name for name, found in read.items() if found is None]
     if missing:
         raise ReportError(_missing(lake, missing))
-    tables = {name: table for name, table in found.items() if table is not None}
-
-    def rows(name: str, kind: type[Row]) -> list[Row]:
-        columns = [field.name for field in fields(kind)]
-        records = tables[name].records
-        absent = [column for column in columns if column not in tables[name].columns]
-        if absent:
-            raise ReportError(
-                f"{lake}/marts/{name} has no column {', '.join(absent)}; "
-                "run 'dbt build' to bring it up to date"
-            )
-        # Engines write rows in any order; the first two columns tell any two rows of a mart apart.
-        records = sorted(records, key=lambda record: [record[column] for column in columns[:2]])
-        return [kind(**{column: record[column] for column in columns}) for record in records]
-
-    return Marts(
-        popular_category_by_country=rows("popular_category_by_country", PopularCategoryByCountry),
-        popular_category_by_year=rows("popular_category_by_year", PopularCategoryByYear),
-        top_user_by_country=rows("top_user_by_country", TopUser),
-        country_of_top_user=rows("country_of_top_user", TopUser),
-        popular_category_by_age_group=rows(
-            "popular_category_by_age_group", PopularCategoryByAgeGroup
-        ),
-        median_followers_by_age_group=rows("median_followers_by_age_group", MedianByAgeGroup),
-        users_joined_by_year=rows("users_joined_by_year", UsersJoined),
-        median_followers_by_join_year=rows("median_followers_by_join_year", MedianByJoinYear),
-        median_followers_by_join_year_and_age_group=rows(
-            "median_followers_by_join_year_and_age_group", MedianByJoinYearAndAgeGroup
-        ),
-        data_quality=rows("data_quality", DataQuality),
-        rejected_by_reason=rows("rejected_by_reason", Rejected),
-        snapshots=[table.snapshot for table in tables.values()],
-    )
+    found = {name: table for name, table in read.items() if table is not None}
+    rows = {name: table.rows for name, table in found.items()}
+    return Marts(**rows, snapshots=[table.snapshot for table in found.values()])
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    columns: list[str]
-    records: list[dict[str, Any]]
+    rows: list[Any]
     snapshot: Snapshot
 
 
 def _require_folders(lake: str) -> None:
     if "://" in lake:
         return
-    if not Path(lake).is_dir():
+    if not lake or not Path(lake).is_dir():
         raise ReportError(
-            f"there is no lake at {lake}; run 'make demo' to make one, "
+            f"there is no lake at '{lake}'; run 'make demo' to make one, "
             "or name another with --lake or LAKE_URI"
         )
     if not Path(lake, "marts").is_dir():
@@ -213,28 +192,51 @@ def _require_folders(lake: str) -> None:
 
 
 def _missing(lake: str, names: list[str]) -> str:
-    if len(names) == len(TABLES):
-        return f"the lake at {lake} has no marts; run 'dbt build'"
+    lake = without_credentials(lake)
+    if len(names) == len(ROW_TYPES):
+        return f"the lake at {lake} has no marts; check its address, or run 'dbt build'"
     tables = "is not a Delta table" if len(names) == 1 else "are not Delta tables"
     return f"{', '.join(f'marts/{name}' for name in names)} in {lake} {tables}; run 'dbt build'"
 
 
 def _read(lake: str, name: str) -> _Table | None:
+    """One mart, or nothing where there is no such table."""
     uri = f"{lake}/marts/{name}"
+    row_type = ROW_TYPES[name]
+    columns = [field.name for field in fields(row_type)]
     try:
         table = DeltaTable(uri)
-        data = table.to_pyarrow_table()
+        present = {field.name for field in table.schema().fields}
+        absent = [column for column in columns if column not in present]
+        values = [] if absent else _select(table, columns)
         commit = next(iter(table.history(limit=1)), {})
     except TableNotFoundError:
         return None
-    except (DeltaError, OSError) as error:
-        raise ReportError(f"cannot read {uri}: {_first_line(error)}") from error
-    records = [{key: _in_utc(value) for key, value in row.items()} for row in data.to_pylist()]
+    except Exception as error:  # the query engine raises no narrower type
+        raise ReportError(
+            f"cannot read {without_credentials(uri)}: {_reason(error)}; "
+            "check the access to the lake, or run 'dbt build'"
+        ) from error
+    if absent:
+        raise ReportError(
+            f"{without_credentials(uri)} has no column {', '.join(absent)}; "
+            "run 'dbt build' to bring it up to date"
+        )
     return _Table(
-        columns=data.column_names,
-        records=records,
+        rows=[row_type(*map(_in_utc, row)) for row in zip(*values, strict=True)],
         snapshot=Snapshot(mart=name, version=table.version(), committed_at=_committed_at(commit)),
     )
+
+
+def _select(table: DeltaTable, columns: list[str]) -> list[list[Any]]:
+    """The values of each column; engines write rows in any order, here they have one.
+
+    Not `to_pyarrow_table`: importing what it needs, pandas too, takes longer than all reading.
+    """
+    # Any two rows of a mart differ in its first two columns.
+    query = f"select {', '.join(columns)} from mart order by 1, 2"
+    data = QueryBuilder().register("mart", table).execute(query).read_all()
+    return [list(data.column(column).to_pylist()) for column in columns]
 
 
 def _in_utc(value: Any) -> Any:
@@ -249,5 +251,7 @@ def _committed_at(commit: Mapping[str, Any]) -> datetime | None:
     return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _reason(error: BaseException) -> str:
+    """What the libraries say over many coloured lines, on one."""
+    text = re.sub(r"\x1b\[[0-9;]*m|↳", " ", str(error))
+    return shortened(" ".join(text.split()), 400) or type(error).__name__

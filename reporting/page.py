@@ -16,7 +16,7 @@ import vl_convert
 from markupsafe import Markup
 
 from reporting import formats, sentences
-from reporting.answers import Report, cell_text
+from reporting.answers import Report
 from reporting.charts import TOP_COUNTRIES, category_colors, charts
 from reporting.errors import ReportError
 
@@ -27,7 +27,7 @@ FILTER_FROM = 30
 MOST_NAMES = 13
 CAPTIONS = {
     "1": "Countries in which a category has the most posts; the pale part of a bar is where it "
-    "shares the lead. Point at a bar for its figures.",
+    "shares the lead. Point at a bar, or tap it, for its figures.",
     "2": "Posts of the leading category, of all the year's posts with a known category.",
     "3": f"The {TOP_COUNTRIES} countries whose top users have the most followers.",
     "3b": "Each dot is the top user of one country.",
@@ -70,7 +70,6 @@ def render(report: Report, lake: str, now: datetime) -> str:
         built=formats.moment(now),
         lake=formats.lake_label(lake),
         formats=formats,
-        cell_text=cell_text,
         css=Markup((HERE / "page.css").read_text()),
         drawing=Markup(drawing),
         behaviour=Markup(behaviour),

@@ -48,26 +48,30 @@ def leading_by_country(winners: Sequence[Winners]) -> str:
     return f"{sentence} {_ties(winners, 'categories')}"
 
 
-def leading_by_group(winners: Sequence[Winners], preposition: str, empty: str) -> str:
-    """Which category leads in each group; the groups of one leader are told together."""
+def leading_by_group(winners: Sequence[Winners], at: str, empty: str, of: str = "") -> str:
+    """Which category leads in each group, the groups of one leader together, and then the ties.
+
+    `at` stands before each group ("in"), `of` only before the first ("ages").
+    """
     if not winners:
         return empty
-    clauses: dict[tuple[str, ...], list[Winners]] = {}
+    groups: dict[str, list[str]] = {}
     for winner in winners:
-        # Each tie is told on its own, with its number of posts.
-        clauses.setdefault((winner.group,) if winner.tied else ("", *winner.names), []).append(
-            winner
-        )
-    told = []
-    for groups in clauses.values():
-        where = f"{preposition} {listed([winner.group for winner in groups])}"
-        leader = groups[0]
-        if leader.tied:
-            posts = counted(leader.value, "post", "posts")
-            told.append(f"{where} {_named(leader.names)} tie with {posts} each")
-        else:
-            told.append(f"{where} {_named(leader.names)} leads")
-    return _capitalized("; ".join(told)) + "."
+        if not winner.tied:
+            groups.setdefault(winner.names[0], []).append(winner.group)
+    leads = [
+        f"{at} {listed(led)} {_named([name])}{'' if place else ' leads'}"
+        for place, (name, led) in enumerate(groups.items())
+    ]
+    ties = [
+        f"{at} {winner.group} {_named(winner.names)} tie with "
+        f"{counted(winner.value, 'post', 'posts')} each"
+        for winner in winners
+        if winner.tied
+    ]
+    told = "; ".join([*([", ".join(leads)] if leads else []), *ties])
+    first = f"{at} {of} ".replace("  ", " ")
+    return _capitalized(first + told.removeprefix(f"{at} ")) + "."
 
 
 def top_users(winners: Sequence[Winners]) -> str:
@@ -88,8 +92,11 @@ def top_users(winners: Sequence[Winners]) -> str:
     often = ""
     if most > 1:
         first = [name for name, groups, _ in led if groups == most]
-        is_on_top = "is on top" if len(first) == 1 else "are each on top"
-        often = f" {_named(first)} {is_on_top} in {most:,} of them."
+        if len(first) > 3:
+            often = f" {len(first):,} users are on top in {most:,} of them each."
+        else:
+            is_on_top = "is on top" if len(first) == 1 else "are each on top"
+            often = f" {_named(first)} {is_on_top} in {most:,} of them."
     return f"{span}{often} {_ties(winners, 'users')}"
 
 
@@ -104,7 +111,11 @@ def country_of_top_user(winners: Sequence[Winners]) -> str:
         where = f"in {_named(countries)}" if len(countries) == 1 else _several(countries)
         user = f"{_named(sorted(names))} with {followers}"
         return f"The user with the most followers, {user}, is {where}."
-    users = [f"{_named([name])} ({winner.group})" for winner in winners for name in winner.names]
+    users = [
+        f"{_named([name])} ({shortened(winner.group, 60)})"
+        for winner in winners
+        for name in winner.names
+    ]
     return _capitalized(f"{listed(users)} tie with {followers} each.")
 
 
@@ -118,7 +129,7 @@ def highest_and_lowest(medians: Sequence[Median], empty: str) -> str:
     if len(medians) == 1:
         sentence = f"The median is {_followers(medians[0])} for {_people(medians)}."
     elif len(highest) == len(medians):
-        sentence = f"The median is {_followers(medians[0])} in every group."
+        sentence = f"The median is {_followers(medians[0])} in all {len(medians)} groups."
     else:
         sentence = (
             f"The highest median is {_followers(highest[0])}, for {_people(highest)}; "
@@ -127,14 +138,16 @@ def highest_and_lowest(medians: Sequence[Median], empty: str) -> str:
     few = sum(median.people < FEW_PEOPLE for median in medians)
     if few:
         rest = "rests" if few == 1 else "rest"
-        sentence += f" {few} of {len(medians)} {rest} on fewer than {FEW_PEOPLE} people."
+        sentence += (
+            f" {few} of the {len(medians)} medians {rest} on fewer than {FEW_PEOPLE} people."
+        )
     return sentence
 
 
 def joined(rows: Sequence[UsersJoined]) -> str:
     """How many joined, in which year the most, and in which years nobody."""
     if not rows:
-        return f"Nobody joined from {JOIN_YEARS[0]} to {JOIN_YEARS[-1]}."
+        return f"Nobody is known to have joined from {JOIN_YEARS[0]} to {JOIN_YEARS[-1]}."
     total = sum(row.number_users_joined for row in rows)
     most = max(row.number_users_joined for row in rows)
     years = [str(row.join_year) for row in rows if row.number_users_joined == most]
@@ -186,10 +199,10 @@ def rejected(quality: Sequence[DataQuality], reasons: Sequence[Rejected]) -> str
 
 
 def freshness(rows: Sequence[DataQuality], now: datetime, seen_from: str) -> str:
-    """When the last record landed, and how long that is before `now`, told as `seen_from`."""
+    """When the last record landed, and how long ago: `seen_from` says before what."""
     times = [row.last_landed_at for row in rows if row.last_landed_at is not None]
     if not times:
-        return "No record has landed."
+        return ""
     last = max(times)
     return f"The last record landed {moment(last)} ({duration(now - last)} {seen_from})."
 
@@ -199,7 +212,7 @@ def _ties(winners: Sequence[Winners], what: str) -> str:
     if not tied:
         return "No country has a tie."
     if len(tied) == 1:
-        return f"In {tied[0].group} {_named(tied[0].names)} tie."
+        return f"In {shortened(tied[0].group, 60)}, {_named(tied[0].names)} tie."
     return f"In {len(tied):,} countries two or more {what} tie."
 
 

@@ -13,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from reporting import sentences
-from reporting.answers import Answer, Cell, Report, cell_text
-from reporting.formats import lake_label, listed
+from reporting.answers import Answer, Cell, Report
+from reporting.formats import full, lake_label, listed, shortened
 
 ROWS_SHOWN = 10
+NAME_WIDTH = 48
+PIPE_WIDTH = 240
 
 
 def print_answers(report: Report, now: datetime, limit: int, out: IO[str]) -> None:
@@ -24,28 +26,27 @@ def print_answers(report: Report, now: datetime, limit: int, out: IO[str]) -> No
     console = Console(file=out, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         # A pipe or a file has no width to fit into.
-        console = Console(
-            file=out, highlight=False, markup=False, emoji=False, width=240, color_system=None
-        )
+        console = Console(file=out, highlight=False, markup=False, emoji=False, width=PIPE_WIDTH)
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(text, style), soft_wrap=not console.is_terminal)
+
     for answer in report.answers:
-        _heading(console, f"{answer.number}  {answer.question}")
-        console.print(answer.sentence)
+        say(f"{answer.number}  {answer.question}", "bold")
+        say(answer.sentence)
         if answer.rows:
             console.print(_table(answer, limit, console.is_terminal))
         if len(answer.rows) > limit:
-            console.print(Text(f"… and {len(answer.rows) - limit:,} more", "dim"))
-        console.print()
-    quality = report.marts.data_quality
-    _heading(console, "How good is the data?")
-    console.print(sentences.landed(quality))
-    console.print(sentences.rejected(quality, report.marts.rejected_by_reason))
-    console.print(sentences.freshness(quality, now, "ago"))
+            say(f"… and {len(answer.rows) - limit:,} more", "dim")
+        say("")
+    say("How good is the data?", "bold")
+    for sentence in _quality(report, now):
+        say(sentence)
 
 
 def answers_as_json(report: Report, lake: str, now: datetime, limit: int | None) -> str:
     """The answers with their rows as the marts hold them, in ASCII-only JSON."""
     marts = asdict(report.marts)
-    quality = report.marts.data_quality
     document: dict[str, Any] = {
         "read_at": now,
         "lake": lake_label(lake),
@@ -60,11 +61,7 @@ def answers_as_json(report: Report, lake: str, now: datetime, limit: int | None)
             for answer in report.answers
         ],
         "data_quality": {
-            "sentences": [
-                sentences.landed(quality),
-                sentences.rejected(quality, report.marts.rejected_by_reason),
-                sentences.freshness(quality, now, "ago"),
-            ],
+            "sentences": _quality(report, now),
             "rows": marts["data_quality"],
             "rejected_by_reason": marts["rejected_by_reason"],
         },
@@ -73,30 +70,40 @@ def answers_as_json(report: Report, lake: str, now: datetime, limit: int | None)
     return json.dumps(document, indent=2, default=datetime.isoformat)
 
 
-def _heading(console: Console, text: str) -> None:
-    console.print(Text(text, style="bold"))
+def _quality(report: Report, now: datetime) -> list[str]:
+    quality = report.marts.data_quality
+    told = (
+        sentences.landed(quality),
+        sentences.rejected(quality, report.marts.rejected_by_reason),
+        sentences.freshness(quality, now, "ago"),
+    )
+    return [sentence for sentence in told if sentence]
 
 
 def _table(answer: Answer, limit: int, is_terminal: bool) -> Table:
     table = Table(
         box=SIMPLE_HEAD if is_terminal else None,
         pad_edge=False,
+        show_edge=False,
         header_style="dim",
         padding=(0, 2, 0, 0),
     )
     for column in answer.columns:
-        table.add_column(
-            column.title,
-            justify="right" if column.kind == "number" else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-        )
+        if column.kind == "number":
+            table.add_column(column.title, justify="right", no_wrap=True)
+        else:
+            table.add_column(column.title, overflow="ellipsis")
     for row in answer.rows[:limit]:
         table.add_row(*(_cell(cell) for cell in row))
     return table
 
 
 def _cell(cell: Cell) -> Text:
-    if isinstance(cell, tuple) and len(cell) > 1:
-        return Text.assemble(("tie ", "yellow"), listed(cell, most=5))
-    return Text(cell_text(cell))
+    if isinstance(cell, tuple):
+        names = listed([shortened(name, NAME_WIDTH) for name in cell], most=5)
+        text = Text.assemble(("tie " if len(cell) > 1 else "", "yellow"), names)
+    else:
+        text = Text(shortened(cell, NAME_WIDTH) if isinstance(cell, str) else full(cell))
+    # Names give way to a narrow terminal before numbers do.
+    text.no_wrap = True
+    return text
