@@ -19,10 +19,7 @@ trimmed as (
         latitude,
         longitude,
         {{ clean_text("`timestamp`") }} as timestamp_text,
-        _landed_at,
-        _partition,
-        _stream,
-        _source
+        _landed_at
     from latest
 ),
 
@@ -34,10 +31,7 @@ final as (
             when latitude is not null and longitude is not null then array(latitude, longitude)
         end as coordinates,
         {{ parse_timestamp("timestamp_text") }} as `timestamp`,
-        _landed_at,
-        _partition,
-        _stream,
-        _source
+        _landed_at
     from trimmed
 )
 

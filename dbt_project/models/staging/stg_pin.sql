@@ -27,10 +27,7 @@ trimmed as (
         {{ clean_text("image_src", ["Image src error."]) }} as image_src,
         {{ trim_text("save_location") }} as save_text,
         {{ clean_text("category") }} as category,
-        _landed_at,
-        _partition,
-        _stream,
-        _source
+        _landed_at
     from latest
 ),
 
@@ -49,10 +46,7 @@ final as (
             "case when save_text like 'Local save in%' then substring(save_text, 14) else save_text end"
         ) }} as save_location,
         category,
-        _landed_at,
-        _partition,
-        _stream,
-        _source
+        _landed_at
     from trimmed
 )
 

@@ -19,10 +19,7 @@ trimmed as (
         {{ clean_text("last_name") }} as last_name,
         age,
         {{ clean_text("date_joined") }} as joined_text,
-        _landed_at,
-        _partition,
-        _stream,
-        _source
+        _landed_at
     from latest
 ),
 
@@ -36,10 +33,7 @@ final as (
         end as user_name,
         age,
         {{ parse_timestamp("joined_text") }} as date_joined,
-        _landed_at,
-        _partition,
-        _stream,
-        _source
+        _landed_at
     from trimmed
 )
 
