@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from dbt_common.exceptions import DbtRuntimeError
 
 #: Commands that never talk to an engine.
 WITHOUT_ENGINE = frozenset({"clean", "deps", "docs", "init", "list", "ls", "parse", "serve"})
+#: Commands that write tables.
+WRITERS = frozenset({"build", "clone", "retry", "run", "seed", "snapshot"})
 
 
 class LakePlugin(dbtPlugin):
@@ -34,6 +37,8 @@ class LakePlugin(dbtPlugin):
         if get_flags().WHICH in WITHOUT_ENGINE or not _embedded():
             return
         lake = _absolute(os.environ.get("LAKE_URI") or "./lake", Path(get_flags().PROJECT_DIR))
+        if get_flags().WHICH in WRITERS:
+            _wait_for_turn(lake)
         _tell_macros("LAKE_LOCATION", lake)  # where create_schema puts new schemas
         _tell_macros("LAKE_ENGINE", "embedded")  # how replace_by_key works
         _attach(_session(), lake)
@@ -63,6 +68,29 @@ def _tell_macros(name: str, value: str) -> None:
     environment = get_invocation_context().env
     if isinstance(environment, dict):
         environment[name] = value
+
+
+_turn: Any = None
+
+
+def _wait_for_turn(lake: str) -> None:
+    """Hold the lake's lock until this process ends, however it ends.
+
+    Two processes that add the same day to one table would each add it. A lake in a bucket has no
+    such lock.
+    """
+    global _turn
+    if _turn is not None or "://" in lake or not Path(lake).is_dir():
+        return
+    import fcntl
+
+    lock = Path(lake, ".dbt.lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting for another dbt to finish with {lake}", file=sys.stderr, flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    _turn = lock
 
 
 _running: Any = None
@@ -144,12 +172,14 @@ def main(arguments: list[str]) -> int:
 
     Args:
         arguments: dbt's own, the commands separated by a lone comma, such as
-            ``build , docs generate --static``.
+            ``build --quiet , docs generate --static``.
 
     Returns:
         dbt's exit code: 0, 1 for a failure, 2 for an error; commands after one that failed are
         not run.
     """
+    import time
+
     from dbt.cli.main import dbtRunner
 
     command: list[str] = []
@@ -157,9 +187,16 @@ def main(arguments: list[str]) -> int:
         if argument != ",":
             command.append(argument)
             continue
-        result = dbtRunner().invoke(command)
-        if not result.success:
-            return 2 if result.exception else 1
+        begun = time.monotonic()
+        outcome = dbtRunner().invoke(command)
+        results = getattr(outcome.result, "results", None) or []
+        counts = Counter(str(getattr(result, "status", "done")) for result in results)
+        said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+        print(f"dbt {' '.join(command)}: {said or 'done'} in {time.monotonic() - begun:.1f} s")
+        if not outcome.success:
+            if outcome.exception:
+                print(f"error: {outcome.exception}", file=sys.stderr)
+            return 2 if outcome.exception else 1
         command = []
     return 0
 

@@ -9,13 +9,20 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from ingestion.errors import PipelineError, SourceError
@@ -35,7 +42,9 @@ rejected_app = typer.Typer(
 )
 app.add_typer(rejected_app, name="rejected")
 
-out = Console(highlight=False, soft_wrap=True)
+# A pipe has no width: tables are not folded to fit one.
+_WIDTH = None if sys.stdout.isatty() else 240
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 DEFAULT_PIPELINE_ID = "0a60b9a8a831"
@@ -50,29 +59,11 @@ PipelineOption = Annotated[
     str,
     typer.Option(
         envvar="PIPELINE_ID",
-        help="The deployment's id: its topics are <id>.pin, <id>.geo, <id>.user.",
+        help="The deployment's id: its topics are ID.pin, ID.geo and ID.user.",
         metavar="ID",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-
-
-class Reason(StrEnum):
-    """Reject reasons, as the command line takes them."""
-
-    MALFORMED = "malformed"
-    NOT_AN_OBJECT = "not_an_object"
-    INVALID_KEY = "invalid_key"
-    MISROUTED = "misrouted"
-    EMPTY = "empty"
-
-
-class KindName(StrEnum):
-    """Kinds of record, as the command line takes them."""
-
-    PIN = "pin"
-    GEO = "geo"
-    USER = "user"
 
 
 def main() -> None:
@@ -183,7 +174,8 @@ def _sink_objects(store: Any, pipeline_id: str) -> tuple[dict[str, list[Any]], l
             others.add(item.topic)
     if not objects and others:
         raise SourceError(
-            f"{store.uri} holds no topic of pipeline {pipeline_id} but {', '.join(sorted(others))}; "
+            f"{store.uri} holds no topic of pipeline {pipeline_id} "
+            f"but {', '.join(sorted(others))}; "
             "give the id before the dot with --pipeline-id or PIPELINE_ID"
         )
     if not objects and ignored:
@@ -195,12 +187,14 @@ def _sink_objects(store: Any, pipeline_id: str) -> tuple[dict[str, list[Any]], l
 
 
 @contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
+def _progress(
+    what: str, total: int, amount: ProgressColumn | None = None
+) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere; the amount is in bytes unless said otherwise."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(),
+        amount or DownloadColumn(),
         TimeRemainingColumn(),
         console=err,
         transient=True,
@@ -245,6 +239,63 @@ def _print_account(account: Any) -> None:
         err.print(f"[yellow]warning:[/] {account.stream}: and {len(account.gaps) - 5:,} more gaps")
 
 
+@app.command(
+    epilog="Examples: `ingest synth --posts 10000 --out sink` · "
+    "`ingest synth --posts 1000000 --people 150000 --seed 7 --days 30 --out sink`"
+)
+def synth(
+    out_folder: Annotated[
+        Path, typer.Option("--out", help="The folder to write `topics/` into.", metavar="FOLDER")
+    ],
+    posts: Annotated[int, typer.Option(min=1, help="New posts, over all days.")] = 10_000,
+    people: Annotated[
+        int | None, typer.Option(min=2, help="People they are by.", show_default="posts / 1.4")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same bytes.")] = 1,
+    days: Annotated[int, typer.Option(min=1, help="Slices; no object spans two.")] = 1,
+    compress: Annotated[bool, typer.Option("--gzip", help="Compress the objects.")] = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Only replays and missing texts, no other defects.")
+    ] = False,
+    pipeline_id: PipelineOption = DEFAULT_PIPELINE_ID,
+    as_json: JsonOption = False,
+) -> None:
+    """Write invented posts as objects of the S3 sink's layout, with the flaws of real ones."""
+    from ingestion.emulation.posts import FolderInUse, Plan, write_posts
+
+    try:
+        plan = Plan(
+            posts=posts,
+            people=people or max(2, round(posts / 1.4)),
+            seed=seed,
+            pipeline_id=pipeline_id,
+            gzip=compress,
+            clean=clean,
+            days=days,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    try:
+        with _progress("inventing", posts, MofNCompleteColumn()) as advance:
+            summary = write_posts(out_folder, plan, advance)
+    except FolderInUse as error:
+        raise PipelineError(str(error)) from error
+    except OSError as error:
+        raise PipelineError(f"{out_folder} cannot be written: {error.strerror}") from error
+    counts = summary.counts
+    if as_json:
+        out.print_json(
+            json.dumps({kind: dataclasses.asdict(count) for kind, count in counts.items()})
+        )
+        return
+    for kind, count in counts.items():
+        out.print(
+            f"{pipeline_id}.{kind}  objects {count.objects:,}  records {count.records:,}  "
+            f"posts {count.posts:,}  replays {count.replays:,}  "
+            f"to be rejected {count.records - count.landed:,}"
+        )
+
+
 @app.command(epilog="Example: `ingest status --json`")
 def status(lake: LakeOption = "./lake", as_json: JsonOption = False) -> None:
     """Show each source, stream and partition: last position, rows, rejected, last landed."""
@@ -259,10 +310,10 @@ def status(lake: LakeOption = "./lake", as_json: JsonOption = False) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for title in ("source", "stream", "partition"):
-        table.add_column(title)
+        table.add_column(title, no_wrap=True)
     for title in ("last position", "rows", "rejected"):
-        table.add_column(title, justify="right")
-    table.add_column("last landed (UTC)")
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("last landed (UTC)", no_wrap=True)
     for row in found:
         table.add_row(
             row.source,
@@ -276,8 +327,13 @@ def status(lake: LakeOption = "./lake", as_json: JsonOption = False) -> None:
     out.print(table)
 
 
-ReasonOption = Annotated[Reason | None, typer.Option(help="Only this reason.")]
-KindOption = Annotated[KindName | None, typer.Option(help="Only this kind of record.")]
+ReasonOption = Annotated[
+    Literal["malformed", "not_an_object", "invalid_key", "misrouted", "empty"] | None,
+    typer.Option(help="Only this reason."),
+]
+KindOption = Annotated[
+    Literal["pin", "geo", "user"] | None, typer.Option(help="Only this kind of record.")
+]
 
 
 @rejected_app.command("list", epilog="Example: `ingest rejected list --reason misrouted`")

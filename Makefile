@@ -1,0 +1,98 @@
+# One command each; `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+VENV := .venv
+BIN := $(VENV)/bin
+POSTS ?= 11000
+PEOPLE ?= 7700
+export LAKE_URI ?= ./lake
+
+# The first interpreter of a supported version that runs (a name on the path may be a shim that
+# does not).
+FIND_PYTHON = for python in python3.12 python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+	&& { echo $$python; break; }; done
+
+.PHONY: help install demo test lint docs report bench lock clean reset
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
+		awk -F '\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+install: $(VENV)/.base profiles.yml ## Make .venv with what the pipeline needs
+
+demo: install sink/topics ## Invent posts, land, build, test, answer: everything once
+	@$(BIN)/ingest s3 --uri sink
+	@$(BIN)/python -m dbt_lake build --quiet , docs generate --static --quiet
+	@$(BIN)/python -m reporting answers
+	@$(BIN)/python -m reporting page --out report/index.html
+	@echo
+	@echo "  report/index.html          the answers as a page"
+	@echo "  target/static_index.html   the dbt docs"
+	@printf "  %-26s the Delta tables\n" "$(LAKE_URI)"
+
+test: $(VENV)/.dev profiles.yml ## Run every test
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev profiles.yml ## Check style, types, SQL and dbt deprecations
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/sqlfluff lint dbt_project/models dbt_project/tests
+	$(BIN)/dbt parse --quiet --warn-error-options '{"error": ["Deprecations"]}'
+
+docs: install ## Write the dbt docs as one page, target/static_index.html
+	@$(BIN)/dbt docs generate --static --quiet
+	@echo target/static_index.html
+
+report: install ## Write report/index.html from the marts as they are
+	@$(BIN)/python -m reporting page --out report/index.html
+
+bench: $(VENV)/.bench profiles.yml ## Measure landing and building (see benchmarks/README.md)
+	$(BIN)/python -m benchmarks
+
+LOCK = pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --python-version 3.11
+
+lock: ## Resolve the dependencies anew into requirements/
+	$(call INSTALL,$(LOCK) requirements/bootstrap.in -o requirements/bootstrap.txt) && \
+	"$$tools/bin/uv" $(LOCK) pyproject.toml -o requirements/base.txt && \
+	"$$tools/bin/uv" $(LOCK) --group dev pyproject.toml -o requirements/dev.txt && \
+	"$$tools/bin/uv" $(LOCK) --group dev --group bench pyproject.toml -o requirements/bench.txt
+
+clean: ## Remove what builds and tests leave: target, logs, report, caches
+	rm -rf target logs report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+reset: clean ## Remove the lake and the invented posts as well
+	rm -rf lake sink sink.partial
+
+profiles.yml:
+	cp profiles.example.yml profiles.yml
+
+sink/topics: | install
+	@rm -rf sink.partial
+	@$(BIN)/ingest synth --posts $(POSTS) --people $(PEOPLE) --out sink.partial
+	@mkdir -p sink && mv sink.partial/topics sink/topics && rm -rf sink.partial
+
+# The installer lives in a folder of its own that goes when it is done: it is a tenth of what it
+# installs.
+define INSTALL
+	@python=$$($(FIND_PYTHON)); [ -n "$$python" ] || { \
+		echo "error: no Python 3.11 or 3.12 found; install one, for instance with" \
+			"'apt-get install python3.11 python3.11-venv' or 'brew install python@3.12'" >&2; exit 1; }; \
+	tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT INT TERM && \
+	{ $$python -m venv "$$tools" >/dev/null || { \
+		echo "error: $$python cannot make a virtual environment;" \
+			"'apt-get install python3-venv' adds what it lacks" >&2; exit 1; }; } && \
+	"$$tools/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements/bootstrap.txt && \
+	{ [ -x $(BIN)/python ] || "$$tools/bin/uv" venv --quiet --python "$$tools/bin/python" $(VENV); } && \
+	"$$tools/bin/uv" $(1)
+endef
+
+$(VENV)/.base $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: requirements/%.txt pyproject.toml
+	$(call INSTALL,pip install --quiet --python $(BIN)/python --require-hashes \
+		-r requirements/$*.txt) && "$$tools/bin/uv" pip install --quiet --python $(BIN)/python \
+		--no-deps --build-constraints requirements/bootstrap.txt -e .
+	@touch $@
