@@ -244,7 +244,7 @@ def _winner_columns(group: Column) -> tuple[Column, ...]:
         group,
         Column("Category", "category"),
         Column("Posts", "number"),
-        Column("All posts", "number"),
+        Column("Of all", "number"),
     )
 
 

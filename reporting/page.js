@@ -2,12 +2,34 @@
   "use strict";
 
   const specs = JSON.parse(document.getElementById("specs").textContent);
+
+  const tip = document.body.appendChild(document.createElement("dl"));
+  tip.id = "tip";
+  tip.hidden = true;
+
+  /** Beside the pointer, and always within the window. */
+  function showTip(_handler, event, _item, value) {
+    tip.hidden = !value;
+    if (!value) return;
+    tip.replaceChildren(...Object.entries(value).flatMap(([key, text]) => {
+      const [term, description] = [document.createElement("dt"), document.createElement("dd")];
+      term.textContent = key;
+      description.textContent = text;
+      return [term, description];
+    }));
+    const { clientX, clientY } = event.touches?.[0] ?? event;
+    const within = (start, size, all) => Math.max(8, Math.min(start + 14, all - size - 8));
+    tip.style.left = `${within(clientX, tip.offsetWidth, document.documentElement.clientWidth)}px`;
+    const below = clientY + 14 + tip.offsetHeight < document.documentElement.clientHeight;
+    tip.style.top = `${below ? clientY + 14 : Math.max(8, clientY - tip.offsetHeight - 14)}px`;
+  }
+
   const options = {
     renderer: "svg", // the colours are CSS variables, which follow the colour scheme by themselves
     actions: false,
     ast: true, // expressions are interpreted: the page's security policy allows no eval
     defaultStyle: false,
-    tooltip: { disableDefaultStyle: true },
+    tooltip: showTip,
   };
   for (const [name, spec] of Object.entries(specs)) {
     const chart = document.getElementById(`chart-${name}`);

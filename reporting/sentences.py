@@ -137,10 +137,9 @@ def highest_and_lowest(medians: Sequence[Median], empty: str) -> str:
         )
     few = sum(median.people < FEW_PEOPLE for median in medians)
     if few:
+        of = "It" if len(medians) == 1 else f"{few} of the {len(medians)} medians"
         rest = "rests" if few == 1 else "rest"
-        sentence += (
-            f" {few} of the {len(medians)} medians {rest} on fewer than {FEW_PEOPLE} people."
-        )
+        sentence += f" {of} {rest} on fewer than {FEW_PEOPLE} people."
     return sentence
 
 
@@ -151,14 +150,15 @@ def joined(rows: Sequence[UsersJoined]) -> str:
     total = sum(row.number_users_joined for row in rows)
     most = max(row.number_users_joined for row in rows)
     years = [str(row.join_year) for row in rows if row.number_users_joined == most]
-    each = "each " if len(years) > 1 else ""
     people = counted(total, "person", "people")
     if len(rows) == 1:
-        sentence = f"All {people} joined in {years[0]}."
-    else:
-        sentence = (
-            f"{people} joined, the most in {listed(years)}: {each}{most:,}, {share(most, total)}."
-        )
+        return f"{people} joined, {'all ' if total > 1 else ''}in {years[0]}."
+    if len(years) == len(JOIN_YEARS):
+        return f"{people} joined, {most:,} in every year."
+    each = " each" if len(years) > 1 else ""
+    sentence = (
+        f"{people} joined, the most in {listed(years)}: {most:,}{each}, {share(most, total)}."
+    )
     idle = sorted(set(JOIN_YEARS) - {row.join_year for row in rows})
     if idle:
         sentence += f" Nobody joined in {listed(year_ranges(idle))}."
@@ -188,14 +188,19 @@ def rejected(quality: Sequence[DataQuality], reasons: Sequence[Rejected]) -> str
     by_reason: dict[str, int] = {}
     for row in reasons:
         by_reason[printable(row.reason)] = by_reason.get(printable(row.reason), 0) + row.rejected
-    sentence = f"{total:,} of {counted(received, 'record', 'records')} received were rejected"
-    sentence = sentence if total > 1 else sentence.replace("were", "was")
+    was = "was" if total == 1 else "were"
+    sentence = (
+        f"{total:,} of {counted(received, 'record', 'records')} received {was} rejected "
+        f"({share(total, received)})"
+    )
     if not by_reason:
         return f"{sentence}."
+    if len(by_reason) == 1:
+        return f"{sentence}, {'all ' if total > 1 else ''}as {_named(list(by_reason))}."
     most = max(by_reason.values())
     first = [reason for reason, number in sorted(by_reason.items()) if number == most]
     each = " each" if len(first) > 1 else ""
-    return f"{sentence} ({share(total, received)}), most often as {listed(first)} ({most:,}{each})."
+    return f"{sentence}, most often as {_named(first)} ({most:,}{each})."
 
 
 def freshness(rows: Sequence[DataQuality], now: datetime, seen_from: str) -> str:
@@ -226,7 +231,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _followers(median: Median) -> str:
-    return f"{compact(median.followers)} followers"
+    return f"{compact(median.followers)} {'follower' if median.followers == 1 else 'followers'}"
 
 
 def _people(medians: Sequence[Median]) -> str:

@@ -1,0 +1,68 @@
+"""Lakes, the pages made from them, and a browser to look at the pages."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from reporting.answers import Report, report
+from reporting.marts import read_marts
+from reporting.page import render, write
+from tests.report.lakes import SAMPLE, write_lake
+
+NOW = datetime(2024, 5, 3, 12, 45, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_lake(tmp_path_factory.mktemp("sample") / "lake", SAMPLE)
+
+
+@pytest.fixture(scope="session")
+def empty_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_lake(tmp_path_factory.mktemp("empty") / "lake", {})
+
+
+@pytest.fixture(scope="session")
+def sample(lake: Path) -> Report:
+    return report(read_marts(str(lake)))
+
+
+@pytest.fixture(scope="session")
+def empty(empty_lake: Path) -> Report:
+    return report(read_marts(str(empty_lake)))
+
+
+@pytest.fixture(scope="session")
+def sample_page(sample: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _written(sample, tmp_path_factory.mktemp("pages") / "sample.html")
+
+
+@pytest.fixture(scope="session")
+def empty_page(empty: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _written(empty, tmp_path_factory.mktemp("pages") / "empty.html")
+
+
+def _written(content: Report, path: Path) -> Path:
+    write(render(content, "lake", NOW), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        pytest.skip("chromium missing: apt-get install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=executable,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        yield chromium
+        chromium.close()
