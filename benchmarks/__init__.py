@@ -1,0 +1,1 @@
+"""Measurements of landing and building, peers side by side; never part of the tests."""
