@@ -205,14 +205,17 @@ def _progress(
 
 
 def _plain(account: Any) -> dict[str, Any]:
-    fields = dataclasses.asdict(account)
-    fields["seconds"] = round(account.seconds, 3)
-    fields["rejected"] = dict(account.rejected)
+    fields = _fields(account) | {"seconds": round(account.seconds, 3)}
     fields["gaps"] = [
         {"partition": partition, "first": first, "last": last}
         for partition, first, last in account.gaps
     ]
     return fields
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    """A dataclass as a dictionary; its counters, which asdict garbles, stay as they are."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 def _print_account(account: Any) -> None:
@@ -284,9 +287,7 @@ def synth(
         raise PipelineError(f"{out_folder} cannot be written: {error.strerror}") from error
     counts = summary.counts
     if as_json:
-        out.print_json(
-            json.dumps({kind: dataclasses.asdict(count) for kind, count in counts.items()})
-        )
+        out.print_json(json.dumps({kind: _fields(count) for kind, count in counts.items()}))
         return
     for kind, count in counts.items():
         out.print(
