@@ -84,7 +84,12 @@ def _wait_for_turn(lake: str) -> None:
         return
     import fcntl
 
-    lock = Path(lake, ".dbt.lock").open("a+")
+    try:
+        lock = Path(lake, ".dbt.lock").open("a+")
+    except OSError as error:
+        raise DbtRuntimeError(
+            f"{lake} cannot be written: {error.strerror}; change its permissions or set LAKE_URI"
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -164,7 +169,11 @@ def _tables_in_bucket(lake: str) -> Iterator[tuple[str, str, str]]:
         for table in folders(schema):
             if f"{table}_delta_log/" in folders(table):
                 location = f"s3://{bucket}/{table.rstrip('/')}"
-                yield schema.rstrip("/").rsplit("/")[-1], table.rstrip("/").rsplit("/")[-1], location
+                yield (
+                    schema.rstrip("/").rsplit("/")[-1],
+                    table.rstrip("/").rsplit("/")[-1],
+                    location,
+                )
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,66 @@
+"""The dbt plugin: which tables it finds, and whose turn it is."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dbt_common.exceptions import DbtRuntimeError
+
+import dbt_lake
+
+
+def test_tables_are_folders_with_a_log_two_levels_down(tmp_path: Path) -> None:
+    for table in ("bronze/pin", "marts/answer", "deep/er/table"):
+        (tmp_path / table / "_delta_log").mkdir(parents=True)
+        (tmp_path / table / "_delta_log" / "00000000000000000000.json").write_text("{}")
+    (tmp_path / "bronze" / "begun" / "_delta_log").mkdir(parents=True)  # no commit yet
+    (tmp_path / "bronze" / "notes").mkdir()
+    found = list(dbt_lake._tables_under(str(tmp_path)))
+    assert found == [
+        ("bronze", "pin", str(tmp_path / "bronze" / "pin")),
+        ("marts", "answer", str(tmp_path / "marts" / "answer")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("./lake", "/project/lake"),
+        ("/elsewhere/lake", "/elsewhere/lake"),
+        ("s3://bucket/prefix/", "s3://bucket/prefix"),
+    ],
+)
+def test_a_relative_lake_lies_in_the_project(given: str, expected: str) -> None:
+    assert dbt_lake._absolute(given, Path("/project")) == expected
+
+
+def test_a_second_writer_waits_for_the_first(tmp_path: Path) -> None:
+    script = f"import dbt_lake; dbt_lake._wait_for_turn({str(tmp_path)!r}); print('my turn')"
+    with (tmp_path / ".dbt.lock").open("a+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as second:
+            assert second.stderr is not None
+            assert second.stdout is not None
+            assert f"waiting for another dbt to finish with {tmp_path}" in second.stderr.readline()
+            assert second.poll() is None
+            fcntl.flock(held, fcntl.LOCK_UN)
+            assert second.stdout.read() == "my turn\n"
+    assert second.returncode == 0
+
+
+def test_a_lake_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".dbt.lock").mkdir()  # no one can open this for writing, not even root
+    monkeypatch.setattr(dbt_lake, "_turn", None)
+    with pytest.raises(DbtRuntimeError, match="cannot be written"):
+        dbt_lake._wait_for_turn(str(tmp_path))
