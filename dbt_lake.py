@@ -85,7 +85,7 @@ def _wait_for_turn(lake: str) -> None:
     import fcntl
 
     try:
-        lock = Path(lake, ".dbt.lock").open("a+")
+        lock = Path(lake, ".dbt.lock").open("a+")  # noqa: SIM115 (held until the process ends)
     except OSError as error:
         raise DbtRuntimeError(
             f"{lake} cannot be written: {error.strerror}; change its permissions or set LAKE_URI"
