@@ -42,13 +42,11 @@ def main(lake: Path, target: Path, work: Path) -> dict[str, Any]:
         connection.execute(statement)
     connection.execute("create schema bronze")
     for table in sorted((lake / "bronze").iterdir()):
-        files = DeltaTable(str(table)).file_uris()
-        connection.execute(
-            f"create view bronze.{table.name} as "
-            f"select * from read_parquet({files!r}, hive_partitioning = true)"
-            if files
-            else f"create table bronze.{table.name} (kind text, reason text, _landed_at timestamptz)"
-        )
+        if files := DeltaTable(str(table)).file_uris():
+            rows = f"select * from read_parquet({files!r}, hive_partitioning = true)"
+        else:  # nothing was rejected
+            rows = "select '' as kind, '' as reason, now() as _landed_at where false"
+        connection.execute(f"create view bronze.{table.name} as {rows}")
     for schema in ("staging", "intermediate", "marts"):
         connection.execute(f"create schema {schema}")
     begun = time.monotonic()
