@@ -23,7 +23,11 @@
     end
 {%- endmacro %}
 
-{#- The year of a timestamp in UTC, whatever the session's time zone. -#}
+{#- The year of a timestamp in UTC, whatever the session's time zone. Days are counted from year 1,
+    where division that cuts off and division that rounds down are one, and without a double, which
+    would take a far year's last moment for the next year's. -#}
 {% macro utc_year(column) -%}
-    year(date_from_unix_date(cast(floor(unix_micros({{ column }}) / 86400000000) as int)))
+    year(date_from_unix_date(cast(
+        (unix_micros({{ column }}) + 62135596800000000) div 86400000000 - 719162 as int
+    )))
 {%- endmacro %}
