@@ -127,7 +127,7 @@ def top_users(winners: Sequence[Winners]) -> list[Bar]:
             length=winner.value,
             tooltip={
                 "Country": winner.group,
-                "User": listed(winner.names, 12),
+                "User": listed(winner.names),
                 "Followers": full(winner.value),
             }
             | _tie(winner),
@@ -215,20 +215,21 @@ def landed(rows: Sequence[DataQuality]) -> list[Bar]:
 
 
 def rejected(rows: Sequence[Rejected]) -> list[Bar]:
-    """The rejected records by kind and reason, most first."""
+    """The rejected records by reason, most first, and of which kinds they are."""
+    reasons: dict[str, list[Rejected]] = {}
+    for row in sorted(rows, key=lambda row: -row.rejected):
+        reasons.setdefault(printable(row.reason), []).append(row)
+    totals = {reason: sum(row.rejected for row in found) for reason, found in reasons.items()}
     return [
         Bar(
-            label=f"{printable(row.kind)} · {printable(row.reason)}",
-            reading=full(row.rejected),
-            length=row.rejected,
+            label=reason,
+            reading=", ".join(f"{row.rejected:,} {printable(row.kind)}" for row in reasons[reason]),
+            length=total,
             color="var(--warning)",
-            tooltip={
-                "Kind": printable(row.kind),
-                "Reason": printable(row.reason),
-                "Rejected": full(row.rejected),
-            },
+            tooltip={"Reason": reason, "Rejected": full(total)}
+            | {printable(row.kind): full(row.rejected) for row in reasons[reason]},
         )
-        for row in sorted(rows, key=lambda row: -row.rejected)
+        for reason, total in sorted(totals.items(), key=lambda item: -item[1])
     ]
 
 
@@ -467,7 +468,7 @@ def top_user_among_countries(top: Sequence[Winners], others: Sequence[Winners]) 
             "lane": -2.6 + 2.4 * (place * 0.618034 % 1),
             "tooltip": {
                 "Country": winner.group,
-                "User": listed(winner.names, 12),
+                "User": listed(winner.names),
                 "Followers": full(winner.value),
             }
             | _tie(winner),

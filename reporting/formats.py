@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import PurePath
 from urllib.parse import urlsplit
 
-LONGEST_NAME = 300
+LONGEST_NAME = 200
 
 # Line ends and tabs are only white space here. Other control characters could move a terminal's
 # cursor, and direction overrides make one text look like another.

@@ -24,18 +24,18 @@ HERE = Path(__file__).parent
 TITLE = "Pinterest posts: eight questions, answered"
 # Tables of more rows can be filtered and sorted.
 FILTER_FROM = 30
-MOST_NAMES = 13
+# Winners named in a cell: every category can tie, and any number of users.
+MOST_NAMES = {"category": 13, "user": 5}
 CAPTIONS = {
     "1": "Countries in which a category has the most posts; the pale part of a bar is where it "
     "shares the lead. Point at a bar, or tap it, for its figures.",
     "2": "Posts of the leading category, of all the year's posts with a known category.",
-    "3": f"The {TOP_COUNTRIES} countries whose top users have the most followers.",
     "3b": "Each dot is the top user of one country.",
     "4": "Posts of the leading category, of all the age group's posts with a known category.",
     "5": "The median follower count, and how many people it is the median of.",
     "7": "The median follower count; under each year, how many people it is the median of.",
     "8": "The median follower count; under it, how many people it is the median of.",
-    "landed": "The pale part of a bar is replays: records of a post that had landed before.",
+    "landed": "The pale part of a bar is replays and corrections: further records of a post.",
 }
 
 
@@ -54,7 +54,8 @@ def render(report: Report, lake: str, now: datetime) -> str:
     )
     return environment.get_template("page.html").render(
         title=TITLE,
-        captions=CAPTIONS,
+        captions=CAPTIONS
+        | {"3": sentences.countries_shown(report.users_by_country, TOP_COUNTRIES)},
         filter_from=FILTER_FROM,
         most_names=MOST_NAMES,
         answers=report.answers,
@@ -106,7 +107,7 @@ def _drawing_script() -> str:
 
 def _json_for_html(value: Any) -> str:
     """JSON that a script element can hold: no text in it can end the element."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

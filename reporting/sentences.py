@@ -16,7 +16,7 @@ from reporting.formats import (
     year_ranges,
 )
 from reporting.marts import DataQuality, Rejected, UsersJoined
-from reporting.winners import Winners, groups_led
+from reporting.winners import Winners, groups_led, ranked
 
 FEW_PEOPLE = 10
 JOIN_YEARS = range(2015, 2021)
@@ -100,6 +100,17 @@ def top_users(winners: Sequence[Winners]) -> str:
     return f"{span}{often} {_ties(winners, 'users')}"
 
 
+def countries_shown(winners: Sequence[Winners], shown: int) -> str:
+    """Which countries a chart of the top ones holds, where others may equal its last."""
+    ordered = ranked(winners)
+    if len(ordered) <= shown:
+        return "Every country, the one whose top user has the most followers first."
+    told = f"The {shown} countries whose top users have the most followers"
+    equal = sum(winner.value == ordered[shown - 1].value for winner in ordered[shown:])
+    others = counted(equal, "other equals", "others equal")
+    return f"{told}; {others} the last of them." if equal else f"{told}."
+
+
 def country_of_top_user(winners: Sequence[Winners]) -> str:
     """Where the user with the most followers is; several countries or users where they tie."""
     if not winners:
@@ -172,7 +183,11 @@ def landed(rows: Sequence[DataQuality]) -> str:
         return "Nothing has landed yet."
     replays = sum(row.replays for row in rows)
     posts = max(row.posts for row in rows)
-    of_them = f"{replays:,} of them replays" if replays else "none of them a replay"
+    of_them = (
+        f"{replays:,} of them replays or corrections"
+        if replays
+        else "none of them a replay or correction"
+    )
     return (
         f"{counted(total, 'record', 'records')} of {counted(posts, 'post', 'posts')} landed, "
         f"{of_them}."

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +12,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Request
 
-from reporting.answers import Report
-from reporting.charts import charts
-from tests.report.lakes import COUNTRIES, EMOJI, IMAGE, LONG, SAMPLE, SCRIPT
+from reporting.answers import Report, report
+from reporting.charts import charts, rejected
+from reporting.marts import PopularCategoryByCountry, Rejected, TopUser
+from reporting.page import render
+from tests.report.conftest import NOW
+from tests.report.lakes import CATEGORIES, COUNTRIES, EMOJI, IMAGE, LONG, SAMPLE, SCRIPT
 
 SIZE_LIMIT = 1_500_000
 CHARTS = ["1", "2", "3", "3b", "4", "5", "6", "7", "8", "landed", "rejected"]
@@ -40,6 +44,28 @@ class Elements(HTMLParser):
 
 def test_the_page_is_small_enough(sample_page: Path) -> None:
     assert sample_page.stat().st_size < SIZE_LIMIT
+
+
+def test_a_page_of_many_ties_between_long_names_is_small_enough_too(sample: Report) -> None:
+    tied = [
+        TopUser(f"{country} {'c' * 60}", f"{'n' * 80} {number}", 9)
+        for country in COUNTRIES
+        for number in range(8)
+    ]
+    categories = [
+        PopularCategoryByCountry(country, category, 1, 13)
+        for country in COUNTRIES
+        for category in CATEGORIES
+    ]
+    marts = replace(
+        sample.marts,
+        popular_category_by_country=categories,
+        top_user_by_country=tied,
+        country_of_top_user=tied,
+    )
+    html = render(report(marts), "lake", NOW)
+    assert len(html.encode()) < SIZE_LIMIT
+    assert "and 3 more" in html
 
 
 def test_names_cannot_become_markup(sample_page: Path) -> None:
@@ -86,6 +112,15 @@ def test_charts_hold_every_winner_and_mark_ties(sample: Report) -> None:
         for row in rows(specs[name]):
             colors.setdefault(row["label"], set()).add(row["color"])
     assert {len(of_one) for of_one in colors.values()} == {1}
+
+
+def test_rejections_are_drawn_by_reason_with_their_kinds() -> None:
+    found = [("geo", "empty", 2), ("pin", "malformed", 4), ("pin", "empty", 3)]
+    bars = rejected([Rejected(kind, reason, number, None) for kind, reason, number in found])
+    assert [(bar.label, bar.length, bar.reading) for bar in bars] == [
+        ("empty", 5, "3 pin, 2 geo"),
+        ("malformed", 4, "4 pin"),
+    ]
 
 
 def test_people_behind_a_median_are_drawn(sample: Report) -> None:
@@ -258,7 +293,7 @@ def test_both_colour_schemes_can_be_read(browser: Browser, sample_page: Path, sc
 
     paper = color("body", "backgroundColor")
     assert (luminance(paper) < 0.1) == (scheme == "dark")
-    for selector in ("h1", ".sentence", ".lede", "summary", "figcaption", ".mark", ".tie", "td"):
+    for selector in ("h1", ".sentence", ".lede", "summary", "figcaption", ".mark", "td b", "td"):
         assert contrast(color(selector, "color"), paper) >= 4.5, selector
     for text in ("#chart-1 svg text", "#chart-5 svg text", "#chart-8 svg text"):
         assert contrast(color(text, "fill"), paper) >= 4.5

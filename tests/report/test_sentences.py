@@ -122,6 +122,19 @@ def test_country_of_top_user(winners: list[Winners], sentence: str) -> None:
     assert sentences.country_of_top_user(winners) == sentence
 
 
+def test_countries_shown_says_where_the_cut_is_arbitrary() -> None:
+    winners = [
+        Winners(group, ("x",), value) for group, value in zip("abcd", (9, 5, 5, 1), strict=True)
+    ]
+    assert sentences.countries_shown(winners, 4).startswith("Every country")
+    assert sentences.countries_shown(winners, 3) == (
+        "The 3 countries whose top users have the most followers."
+    )
+    assert sentences.countries_shown(winners, 2) == (
+        "The 2 countries whose top users have the most followers; 1 other equals the last of them."
+    )
+
+
 @pytest.mark.parametrize(
     ("medians", "sentence"),
     [
@@ -184,10 +197,10 @@ def test_what_landed() -> None:
     nothing = DataQuality("pin", 0, 0, 0, 0, None, None)
     assert sentences.landed([]) == sentences.landed([nothing]) == "Nothing has landed yet."
     assert sentences.landed([quality(1, 0, 0)]) == (
-        "1 record of 1 post landed, none of them a replay."
+        "1 record of 1 post landed, none of them a replay or correction."
     )
     assert sentences.landed([quality(1500, 200, 0), quality(1300, 0, 0)]) == (
-        "2,800 records of 1,300 posts landed, 200 of them replays."
+        "2,800 records of 1,300 posts landed, 200 of them replays or corrections."
     )
 
 
