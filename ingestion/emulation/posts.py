@@ -29,25 +29,42 @@ import re
 import zlib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Kind = Literal["pin", "geo", "user"]
+from ingestion.emulation.defects import DEFECTS, KINDS, Kind
+from ingestion.emulation.vocabulary import (
+    ADJECTIVES,
+    CATEGORIES,
+    COUNTRIES,
+    FIRST_NAME_HEADS,
+    FIRST_NAME_TAILS,
+    LAST_NAME_HEADS,
+    LAST_NAME_TAILS,
+    POSTERS_FIRST,
+    POSTERS_LAST,
+    POSTERS_MIDDLE,
+    SENTENCES_FIRST,
+    SENTENCES_LAST,
+    SENTENCES_MIDDLE,
+    SUBJECTS,
+    TITLE_ENDINGS,
+    TITLE_OPENINGS,
+)
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-
-KINDS: tuple[Kind, ...] = ("pin", "geo", "user")
 
 # Shares of the new posts: the public emulator sent a tenth of its records again.
 REPLAY_RATE = 0.085
@@ -252,11 +269,11 @@ def _counts(kind: Kind, sends: _Sends, rows: Ints, defects: Ints) -> Counts:
     named: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
     for number, lines in zip(*np.unique(defects[defects >= 0], return_counts=True), strict=True):
-        defect = _DEFECTS[number]
+        defect = DEFECTS[number]
         named[defect.name] += int(lines)
         if defect.reason:
             rejected[defect.reason] += int(lines)
-    fails = np.array([d.reason is not None or d.write is None for d in _DEFECTS] + [False])
+    fails = np.array([d.reason is not None or d.write is None for d in DEFECTS] + [False])
     # The defects the posts started out with, whether or not a correction has mended them since.
     failed = fails[sends.original_defects_of(kind)]
     missing = (sends.events == _NEW) & ~sends.carried(kind)
@@ -386,7 +403,7 @@ class _Sends:
     versions: Ints  # 0, or 1 for a corrected post
     events: Ints  # _NEW, _CORRECTION or _REPLAY
     only: Ints  # the number of the one kind sent, or _ALL_KINDS
-    original_defects: Ints  # number in _DEFECTS or _NO_DEFECT, while the version was 0
+    original_defects: Ints  # number in DEFECTS or _NO_DEFECT, while the version was 0
     defect_kinds: Ints  # the number of the kind that defect is on
 
     def original_defects_of(self, kind: Kind) -> Ints:
@@ -399,7 +416,7 @@ class _Sends:
 
     def carried(self, kind: Kind) -> Mask:
         """The sends in which this kind's record takes part."""
-        absent = np.array([defect.write is None for defect in _DEFECTS] + [False])
+        absent = np.array([defect.write is None for defect in DEFECTS] + [False])
         chosen = (self.only == _ALL_KINDS) | (self.only == KINDS.index(kind))
         sent: Mask = chosen & ~absent[self.defects_of(kind)]
         return sent
@@ -494,7 +511,7 @@ class _Stream:
         drawn = [
             keys[self._draws.fraction("correction", keys) < CORRECTION_RATE] for keys in chunks
         ]
-        ensured = self._places[len(_DEFECTS) : len(_DEFECTS) + 3]
+        ensured = self._places[len(DEFECTS) : len(DEFECTS) + 3]
         keys = np.unique(np.concatenate([*drawn, ensured]))
         keys = keys[keys < posts - 1]
         u = self._draws.fraction("correction due", keys)
@@ -517,19 +534,19 @@ class _Stream:
         if not self.plan.clean:
             u = self._draws.fraction("defect", keys)
             some = np.flatnonzero(u < DEFECT_RATE)
-            shares = np.cumsum([defect.weight for defect in _DEFECTS])
+            shares = np.cumsum([defect.weight for defect in DEFECTS])
             defects[some] = np.searchsorted(
                 shares, u[some] * (shares[-1] / DEFECT_RATE), side="right"
             )
             spread[some] = self._draws.choice("kind of the defect", keys[some], 6)
             # Each defect also has a post of its own, so that small plans have it too.
-            ensured = np.argsort(self._places[: len(_DEFECTS)], kind="stable")
+            ensured = np.argsort(self._places[: len(DEFECTS)], kind="stable")
             places = self._places[ensured]
             found = np.minimum(np.searchsorted(places, keys), len(places) - 1)
             own = places[found] == keys
             defects[own] = spread[own] = ensured[found[own]]
         # Six is a multiple of the number of kinds of any defect.
-        kinds = [[KINDS.index(d.kinds[i % len(d.kinds)]) for i in range(6)] for d in _DEFECTS]
+        kinds = [[KINDS.index(d.kinds[i % len(d.kinds)]) for i in range(6)] for d in DEFECTS]
         return defects, np.array(kinds)[defects, spread % 6]
 
 
@@ -707,11 +724,11 @@ class _Records:
 
     def _title(self, said: Ints, category: Ints, lost: Mask) -> pa.StringArray:
         title = _joined(
-            self._one_of(_TITLE_OPENINGS, "opening", said),
-            self._one_of(_ADJECTIVES, "adjective", said),
+            self._one_of(TITLE_OPENINGS, "opening", said),
+            self._one_of(ADJECTIVES, "adjective", said),
             " ",
             self._subject(said, category, titled=True),
-            self._one_of(_TITLE_ENDINGS, "ending", said),
+            self._one_of(TITLE_ENDINGS, "ending", said),
         )
         u = self._draws.fraction("title", said)
         title = _where(u < 0.0005, "Untitled", title)
@@ -720,11 +737,11 @@ class _Records:
 
     def _description(self, said: Ints, category: Ints, story: Mask) -> pa.StringArray:
         description = _joined(
-            self._one_of(_SENTENCES_FIRST, "first sentence", said),
+            self._one_of(SENTENCES_FIRST, "first sentence", said),
             " ",
             self._subject(said, category),
-            self._one_of(_SENTENCES_MIDDLE, "middle sentence", said),
-            self._one_of(_SENTENCES_LAST, "last sentence", said),
+            self._one_of(SENTENCES_MIDDLE, "middle sentence", said),
+            self._one_of(SENTENCES_LAST, "last sentence", said),
         )
         u = self._draws.fraction("description", said)
         description = _where(u < NO_DESCRIPTION_RATE, "No description available", description)
@@ -743,15 +760,15 @@ class _Records:
         return _where(none, "N,o, ,T,a,g,s, ,A,v,a,i,l,a,b,l,e", listed)
 
     def _poster(self, person: Ints) -> pa.StringArray:
-        sizes = len(_POSTERS_FIRST), len(_POSTERS_MIDDLE), len(_POSTERS_LAST)
+        sizes = len(POSTERS_FIRST), len(POSTERS_MIDDLE), len(POSTERS_LAST)
         # No two people share a poster's name: the factor is a prime and divides none of the sizes.
         number, again = person * 7_919, person // math.prod(sizes)
         first, middle, last = np.unravel_index(number % math.prod(sizes), sizes)
         poster = _joined(
-            _picked(_POSTERS_FIRST, first),
+            _picked(POSTERS_FIRST, first),
             " ",
-            _picked(_POSTERS_MIDDLE, middle),
-            _picked(_POSTERS_LAST, last),
+            _picked(POSTERS_MIDDLE, middle),
+            _picked(POSTERS_LAST, last),
             _where(again == 0, "", _joined(" ", _numerals(again))),
         )
         return _where(person == 0, "User Info Error", poster)
@@ -773,7 +790,7 @@ class _Records:
         return _where(person == 0, "User Info Error", text)
 
     def _subject(self, said: Ints, category: Ints, titled: bool = False) -> pa.StringArray:
-        subjects = tuple(s.title() if titled else s for group in _SUBJECTS for s in group)
+        subjects = tuple(s.title() if titled else s for group in SUBJECTS for s in group)
         size = len(subjects) // len(CATEGORIES)
         return _picked(subjects, category * size + self._draws.choice("subject", said, size))
 
@@ -847,20 +864,20 @@ def _times_of_day() -> pa.StringArray:
 
 @cache
 def _first_names() -> pa.StringArray:
-    return _text(tuple(sorted(a + b for a in _FIRST_NAME_HEADS for b in _FIRST_NAME_TAILS)))
+    return _text(tuple(sorted(a + b for a in FIRST_NAME_HEADS for b in FIRST_NAME_TAILS)))
 
 
 @cache
 def _last_names() -> pa.StringArray:
-    return _text(tuple(sorted(a + b for a in _LAST_NAME_HEADS for b in _LAST_NAME_TAILS)))
+    return _text(tuple(sorted(a + b for a in LAST_NAME_HEADS for b in LAST_NAME_TAILS)))
 
 
 @cache
 def _tag_triples() -> pa.StringArray:
     """As many lists of three tags for each category."""
     triples = []
-    for subjects in _SUBJECTS:
-        tags = [f"{a} {s.split()[-1]}".title() for s in subjects for a in _ADJECTIVES]
+    for subjects in SUBJECTS:
+        tags = [f"{a} {s.split()[-1]}".title() for s in subjects for a in ADJECTIVES]
         step = len(tags) // 3
         # Steps of 7 within each third, so that a list's three tags are about different things.
         triples += [
@@ -904,33 +921,6 @@ _IMAGE_ENDINGS = (".jpg", ".png", ".webp", ".gif", ".0000000.jpg")
 _IMAGE_SHARES = np.array([0.828, 0.992, 0.998])
 
 
-# What is wrong with some of them
-
-_Record = dict[str, Any]
-# From the proper line to the line that is sent, both without a line feed.
-_Write = Callable[[bytes], bytes]
-
-
-class _Defect(NamedTuple):
-    """Something wrong or unusual about one record of a post.
-
-    Attributes:
-        name: what `Counts.defects` calls it.
-        write: gives the line sent in place of the proper one; None if nothing is sent.
-        kinds: the kinds of record it befalls.
-        reason: what the record is rejected for; None if it can be landed.
-        line_of: the kind of record whose line `write` is given, if not the topic's own.
-        weight: how much more often than others it occurs.
-    """
-
-    name: str
-    write: _Write | None
-    kinds: tuple[Kind, ...] = KINDS
-    reason: str | None = None
-    line_of: Kind | None = None
-    weight: int = 1
-
-
 def _defective_lines(
     stream: _Stream, kind: Kind, keys: Ints, defects: Ints, lines: _Lines
 ) -> _Changed:
@@ -938,587 +928,15 @@ def _defective_lines(
     rows: list[int] = np.flatnonzero(defects != _NO_DEFECT).tolist()
     others: dict[int, bytes] = {}
     for other in KINDS:
-        foreign = [row for row in rows if _DEFECTS[defects[row]].line_of == other]
+        foreign = [row for row in rows if DEFECTS[defects[row]].line_of == other]
         own = keys[foreign]
         line = _Lines.of(stream.lines(other, own, np.zeros_like(own))).line
         others |= {row: line(number) for number, row in enumerate(foreign)}
     changed = []
     for row in rows:
-        write = _DEFECTS[defects[row]].write
+        write = DEFECTS[defects[row]].write
         if write is None:
             raise AssertionError(f"the {kind} record of post {keys[row]} was not to be sent")
         proper = others[row] if row in others else lines.line(row)
         changed.append((row, write(proper) + b"\n"))
     return changed
-
-
-def _dump(record: Any, ascii_only: bool = False) -> bytes:
-    return json.dumps(record, ensure_ascii=ascii_only, separators=(",", ":")).encode()
-
-
-def _edited(edit: Callable[[_Record], Any]) -> _Write:
-    """A line that says what `edit` makes of the record."""
-    return lambda line: _dump(edit(json.loads(line)))
-
-
-def _with(name: str, value: Any) -> _Write:
-    """A line with one field's value replaced, by `value(old)` where that is a function."""
-    return _edited(lambda r: r | {name: value(r[name]) if callable(value) else value})
-
-
-def _without(*names: str) -> _Write:
-    return _edited(lambda r: {name: value for name, value in r.items() if name not in names})
-
-
-def _with_keys(keys: Callable[[int], _Record]) -> _Write:
-    """A line whose key fields are what `keys` makes of the key."""
-    return _edited(lambda r: keys(r[_key_name(r)]) | _payload(r))
-
-
-def _with_key(value: Any) -> _Write:
-    """A line with another key, `value(key)` where that is a function."""
-    return _edited(
-        lambda r: {_key_name(r): value(r[_key_name(r)]) if callable(value) else value} | _payload(r)
-    )
-
-
-def _repeating(name: str | None, first: Any) -> _Write:
-    """A line that gives a field, or the key, twice: of such a field the last value counts."""
-
-    def write(line: bytes) -> bytes:
-        record = json.loads(line)
-        return _dump({name or _key_name(record): first})[:-1] + b"," + line[1:]
-
-    return write
-
-
-def _key_name(record: _Record) -> str:
-    return "index" if "index" in record else "ind"
-
-
-def _payload(record: _Record) -> _Record:
-    return {name: value for name, value in record.items() if name not in ("ind", "index")}
-
-
-def _respelt(pattern: str, hours: float = 0) -> Callable[[str], str]:
-    """The same instant in another spelling, with the clock `hours` ahead of UTC."""
-    return lambda text: f"{dt.datetime.fromisoformat(text) + dt.timedelta(hours=hours):{pattern}}"
-
-
-_MALFORMED: tuple[_Write, ...] = (
-    lambda line: line[: len(line) // 2],
-    lambda line: line.replace(b':"', b':"caf\xe9 ', 1),  # Latin-1
-    lambda _: b"upstream connect error or disconnect before headers",
-    lambda line: repr(json.loads(line)).encode(),
-    lambda line: line + line,
-)
-_NOT_AN_OBJECT: tuple[Callable[[_Record], Any], ...] = (
-    lambda record: [record],
-    str,
-    lambda _: 42,
-    lambda _: None,
-    lambda _: True,
-)
-_INVALID_KEYS: tuple[Any, ...] = (
-    str,
-    lambda key: key + 0.5,
-    lambda key: [key],
-    lambda key: -1 - key,
-    True,
-    None,
-    2**63,
-    10**30,
-)
-_WRONG_TYPES: tuple[tuple[Kind, str, Any], ...] = (
-    ("pin", "title", 2022),
-    ("pin", "title", True),
-    ("pin", "title", lambda title: {"text": title}),
-    ("pin", "follower_count", 3000),
-    ("pin", "tag_list", lambda tags: tags.split(",")),
-    ("pin", "downloaded", str),
-    ("pin", "downloaded", float),
-    ("pin", "downloaded", bool),
-    ("pin", "downloaded", "yes"),
-    ("geo", "country", lambda country: [country]),
-    ("geo", "timestamp", 1_600_000_000),
-    ("geo", "latitude", str),
-    ("geo", "latitude", int),
-    ("geo", "longitude", True),
-    ("user", "first_name", 7),
-    ("user", "last_name", lambda name: [name]),
-    ("user", "age", str),
-    ("user", "age", float),
-    ("user", "age", lambda age: age + 0.5),
-    ("user", "age", "thirty"),
-    ("user", "age", False),
-    ("user", "age", 10**20),
-    ("user", "date_joined", lambda text: {"date": text}),
-)
-_NO_VALUES: tuple[tuple[Kind, tuple[str, ...]], ...] = (
-    ("pin", ("title",)),
-    ("pin", ("poster_name", "follower_count")),
-    ("pin", ("follower_count",)),
-    ("pin", ("category",)),
-    ("geo", ("latitude",)),
-    ("geo", ("latitude", "longitude")),
-    ("geo", ("country",)),
-    ("geo", ("timestamp",)),
-    ("user", ("age",)),
-    ("user", ("first_name",)),
-    ("user", ("first_name", "last_name")),
-    ("user", ("date_joined",)),
-)
-_WHITE_SPACE: tuple[tuple[Kind, str, Any], ...] = (
-    ("pin", "title", "\xa0{}\n"),
-    ("pin", "title", " No Title Data Available\xa0"),
-    ("pin", "description", "\xa0 \n"),
-    ("pin", "poster_name", "\n{}"),
-    ("pin", "poster_name", "User Info Error "),
-    ("pin", "follower_count", "\xa0{} "),
-    ("pin", "category", "{}\n"),
-    ("pin", "save_location", "\u3000{}\t"),
-    ("geo", "country", "\xa0{}\xa0"),
-    ("geo", "timestamp", " {}\n"),
-    ("user", "first_name", " {}\xa0"),
-    ("user", "first_name", " "),
-    ("user", "last_name", "\u2003{}\r\n"),
-    ("user", "last_name", ""),
-    ("user", "date_joined", "\t{} "),
-)
-# The last two fall into another year than they say.
-_TIMES: tuple[tuple[Kind, str, Any], ...] = (
-    ("geo", "timestamp", _respelt("%Y-%m-%dT%H:%M:%SZ")),
-    ("geo", "timestamp", _respelt("%Y-%m-%d %H:%M:%S-08:00", -8)),
-    ("geo", "timestamp", _respelt("%Y-%m-%dT%H:%M:%S.25+05:30", 5.5)),
-    ("geo", "timestamp", _respelt("%Y:%m:%d %H:%M:%S")),
-    ("user", "date_joined", _respelt("%Y-%m-%d %H:%M:%SZ")),
-    ("user", "date_joined", _respelt("%Y-%m-%dT%H:%M:%S.000000-03:00", -3)),
-    ("user", "date_joined", _respelt("%Y:%m:%d %H:%M:%S")),
-    ("geo", "timestamp", "2019-12-31T22:30:00-03:00"),
-    ("geo", "timestamp", "2021-01-01 00:30:00+01:00"),
-)
-_IMPOSSIBLE_TIMES = (
-    "2021-02-30 10:00:00",
-    "2019-02-29T08:15:00",
-    "2018-13-01 00:00:00",
-    "0000-00-00 00:00:00",
-    "2020-01-01 25:61:61",
-    "2020-6-1 9:30:00",
-    "2017-05-17",
-    "yesterday",
-    "",
-)
-# None so high that the most followed person would be one with a defect.
-_FOLLOWER_COUNTS = (
-    "1.5k",
-    "2.25M",
-    "3m",
-    "0.0025B",
-    "12K",
-    "0.0004k",
-    "1.2345678k",
-    "12,345",
-    "1e3",
-    "-5",
-    "k",
-    "٣k",
-    "9999999999999k",
-    "12 k",
-)
-
-
-def _defects() -> Iterator[_Defect]:
-    for write in _MALFORMED:
-        yield _Defect("malformed", write, reason="malformed")
-    for edit in _NOT_AN_OBJECT:
-        yield _Defect("not_an_object", _edited(edit), reason="not_an_object")
-    for value in _INVALID_KEYS:
-        yield _Defect("invalid_key", _with_key(value), reason="invalid_key")
-    yield _Defect("invalid_key", _without("ind", "index"), reason="invalid_key")
-    for topic in KINDS:
-        for other in KINDS:
-            if other != topic:
-                yield _Defect("misrouted", bytes, (topic,), "misrouted", other)
-    yield _Defect("empty", _edited(_key_alone), reason="empty")
-    yield _Defect("empty", _edited(lambda r: _key_alone(r) | {"note": "retry"}), reason="empty")
-
-    # Nothing is sent.
-    for kind in KINDS:
-        yield _Defect("missing", None, (kind,), weight=6)
-
-    # From here on, what can be landed.
-    yield _Defect("swapped_key", _edited(_swapped), weight=30)
-    yield _Defect("both_keys", _with_keys(lambda key: {"index": key + 1, "ind": key}))
-    yield _Defect("both_keys", _with_keys(lambda key: {"ind": None, "index": key}))
-    yield _Defect("both_keys", _with_keys(lambda key: {"ind": str(key), "index": key}))
-    yield _Defect("undeclared_field", _edited(lambda r: r | {"client": {"name": "app", "v": [2]}}))
-    yield _Defect("undeclared_field", _edited(lambda r: r | {"age": 33}), ("pin", "geo"))
-    yield _Defect("undeclared_field", _edited(lambda r: r | {"category": "art"}), ("geo", "user"))
-    yield _Defect("repeated_field", _repeating(None, 0))
-    yield _Defect("repeated_field", _repeating("category", "none"), ("pin",))
-    yield _Defect("repeated_field", _repeating("country", "Nowhere"), ("geo",))
-    yield _Defect("repeated_field", _repeating("age", 99), ("user",))
-    yield _Defect("field_order", _edited(lambda r: dict(reversed(r.items()))), weight=4)
-    yield _Defect(
-        "escaped_text",
-        lambda line: _dump(json.loads(line), ascii_only=True).replace(b"/", rb"\/"),
-        ("pin",),
-        weight=4,
-    )
-    for kind, name, value in _WRONG_TYPES:
-        yield _Defect("wrong_type", _with(name, value), (kind,))
-    for kind, names in _NO_VALUES:
-        yield _Defect("no_value", _nulled(names), (kind,))
-        yield _Defect("no_value", _without(*names), (kind,))
-    for kind, name, pattern in _WHITE_SPACE:
-        yield _Defect("white_space", _with(name, pattern.format), (kind,))
-    for kind, name, value in _TIMES:
-        yield _Defect("time_spelling", _with(name, value), (kind,), weight=4)
-    for text in _IMPOSSIBLE_TIMES:
-        yield _Defect("impossible_time", _with("timestamp", text), ("geo",))
-        yield _Defect("impossible_time", _with("date_joined", text), ("user",))
-    for age in (17, 18, 25, 35, 36, 50, 51):
-        yield _Defect("age_at_a_boundary", _with("age", age), ("user",))
-    for text in _FOLLOWER_COUNTS:
-        yield _Defect("follower_count_spelling", _with("follower_count", text), ("pin",))
-
-
-def _nulled(names: Sequence[str]) -> _Write:
-    return _edited(lambda r: r | dict.fromkeys(names))
-
-
-def _key_alone(record: _Record) -> _Record:
-    return {_key_name(record): record[_key_name(record)]}
-
-
-def _swapped(record: _Record) -> _Record:
-    swap = {"ind": "index", "index": "ind"}
-    return {swap.get(name, name): value for name, value in record.items()}
-
-
-_DEFECTS = tuple(_defects())
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split("|"))
-
-
-# Plain facts: the value sets of the public data
-
-CATEGORIES = (
-    "art",
-    "beauty",
-    "christmas",
-    "diy-and-crafts",
-    "education",
-    "event-planning",
-    "finance",
-    "home-decor",
-    "mens-fashion",
-    "quotes",
-    "tattoos",
-    "travel",
-    "vehicles",
-)
-
-COUNTRIES = _words(
-    """
-    Afghanistan | Albania | Algeria | American Samoa | Andorra | Angola | Anguilla |
-    Antarctica (the territory South of 60 deg S) | Antigua and Barbuda | Argentina | Armenia |
-    Aruba | Australia | Austria | Azerbaijan | Bahamas | Bahrain | Bangladesh | Barbados | Belarus |
-    Belgium | Belize | Benin | Bermuda | Bhutan | Bolivia | Bosnia and Herzegovina | Botswana |
-    Bouvet Island (Bouvetoya) | Brazil | British Indian Ocean Territory (Chagos Archipelago) |
-    British Virgin Islands | Brunei Darussalam | Bulgaria | Burkina Faso | Burundi | Cambodia |
-    Cameroon | Canada | Cape Verde | Cayman Islands | Central African Republic | Chad | Chile |
-    China | Christmas Island | Cocos (Keeling) Islands | Colombia | Comoros | Congo | Cook Islands |
-    Costa Rica | Cote d'Ivoire | Croatia | Cuba | Cyprus | Czech Republic | Denmark | Djibouti |
-    Dominica | Dominican Republic | Ecuador | Egypt | El Salvador | Equatorial Guinea | Eritrea |
-    Estonia | Ethiopia | Falkland Islands (Malvinas) | Faroe Islands | Fiji | Finland | France |
-    French Guiana | French Polynesia | French Southern Territories | Gabon | Gambia | Georgia |
-    Germany | Ghana | Gibraltar | Greece | Greenland | Grenada | Guadeloupe | Guam | Guatemala |
-    Guernsey | Guinea | Guinea-Bissau | Guyana | Haiti | Heard Island and McDonald Islands |
-    Holy See (Vatican City State) | Honduras | Hong Kong | Hungary | Iceland | India | Indonesia |
-    Iran | Iraq | Ireland | Isle of Man | Israel | Italy | Jamaica | Japan | Jersey | Jordan |
-    Kazakhstan | Kenya | Kiribati | Korea | Kuwait | Kyrgyz Republic |
-    Lao People's Democratic Republic | Latvia | Lebanon | Lesotho | Liberia |
-    Libyan Arab Jamahiriya | Liechtenstein | Lithuania | Luxembourg | Macao | Macedonia |
-    Madagascar | Malawi | Malaysia | Maldives | Mali | Malta | Marshall Islands | Martinique |
-    Mauritania | Mauritius | Mayotte | Mexico | Micronesia | Moldova | Monaco | Mongolia |
-    Montenegro | Montserrat | Morocco | Mozambique | Myanmar | Namibia | Nauru | Nepal |
-    Netherlands | Netherlands Antilles | New Caledonia | New Zealand | Nicaragua | Niger | Nigeria |
-    Niue | Norfolk Island | Northern Mariana Islands | Norway | Oman | Pakistan | Palau |
-    Palestinian Territory | Panama | Papua New Guinea | Paraguay | Peru | Philippines |
-    Pitcairn Islands | Poland | Portugal | Puerto Rico | Qatar | Reunion | Romania |
-    Russian Federation | Rwanda | Saint Barthelemy | Saint Helena | Saint Kitts and Nevis |
-    Saint Lucia | Saint Martin | Saint Pierre and Miquelon | Saint Vincent and the Grenadines |
-    Samoa | San Marino | Sao Tome and Principe | Saudi Arabia | Senegal | Serbia | Seychelles |
-    Sierra Leone | Singapore | Slovakia (Slovak Republic) | Slovenia | Solomon Islands | Somalia |
-    South Africa | South Georgia and the South Sandwich Islands | Spain | Sri Lanka | Sudan |
-    Suriname | Svalbard & Jan Mayen Islands | Swaziland | Sweden | Switzerland |
-    Syrian Arab Republic | Taiwan | Tajikistan | Tanzania | Thailand | Timor-Leste | Togo |
-    Tokelau | Tonga | Trinidad and Tobago | Tunisia | Turkey | Turkmenistan |
-    Turks and Caicos Islands | Tuvalu | Uganda | Ukraine | United Arab Emirates | United Kingdom |
-    United States Minor Outlying Islands | United States Virgin Islands | United States of America |
-    Uruguay | Uzbekistan | Vanuatu | Venezuela | Vietnam | Wallis and Futuna | Western Sahara |
-    Yemen | Zambia | Zimbabwe
-    """
-)
-
-
-# Invented words. A few hold what JSON must escape or what is not ASCII.
-
-# For each category in turn, ten subjects.
-_SUBJECTS = tuple(
-    _words(line)
-    for line in (
-        """
-        paper lanterns | charcoal sketches | clay birds | ink landscapes | mosaic trays |
-        wire sculptures | linocut prints | watercolour maps | gouache studies |
-        collage journals
-        """,
-        """
-        braided buns | oat masks | velvet lipsticks | curl routines | herbal rinses |
-        berry nails | dewy looks | rosewater mists | brow shapes | honey scrubs
-        """,
-        """
-        pinecone garlands | gingerbread cabins | felt stockings | advent boxes |
-        orange wreaths | window stars | candle tables | sledge displays | wrapping ribbons |
-        snow globes
-        """,
-        """
-        pallet benches | macramé hangers | button bowls | jar lamps | rope baskets |
-        denim pouches | painted crates | yarn rugs | cork boards | bead curtains
-        """,
-        """
-        fraction games | reading corners | spelling trails | weather charts | counting cards |
-        science jars | story dice | quiet timers | classroom maps | handwriting mats
-        """,
-        """
-        garden weddings | balloon arches | seating charts | barn dinners | dessert tables |
-        paper invitations | picnic birthdays | lantern walks | team retreats | harvest suppers
-        """,
-        """
-        envelope budgets | savings ladders | side incomes | grocery ledgers | debt trackers |
-        pension plans | no-spend weeks | money diaries | bill calendars | rainy-day funds
-        """,
-        """
-        window seats | linen curtains | hallway hooks | plaster walls | attic bedrooms |
-        tiled kitchens | reading nooks | rattan chairs | balcony shelves | entry tables
-        """,
-        """
-        wool overcoats | suede boots | linen suits | canvas trainers | knit ties |
-        field jackets | rolled chinos | checked scarves | travel watches | denim layers
-        """,
-        """
-        morning lines | words for winter | sayings on patience | notes to a friend |
-        verses for the desk | thoughts on change | lines about the sea | kind reminders |
-        proverbs for teams | short mottos
-        """,
-        """
-        fern sleeves | single-line cats | compass wrists | dotwork moons | wave ankles |
-        tiny anchors | moth shoulders | poppy forearms | mountain bands | script collarbones
-        """,
-        """
-        night trains | island ferries | canyon trails | old-town weekends | desert camps |
-        fjord roads | market mornings | lighthouse walks | carry-on lists | monsoon journeys
-        """,
-        """
-        canal boats | cargo bikes | rally coupés | camper vans | vintage scooters |
-        electric hatchbacks | desert buggies | wooden trams | cabin trucks | sidecar rides
-        """,
-    )
-)
-
-_ADJECTIVES = _words(
-    """
-    Simple | Bold | Rustic | Modern | Tiny | Cosy | Budget | Handmade | Weekend | Timeless |
-    Bright | Unusual | Minimal | Colourful | Classic | Clever | Slow | Beginner | Nordic |
-    Coastal | Vintage
-    """
-)
-
-_TITLE_OPENINGS = (
-    "",
-    "",
-    "5 ",
-    "7 ",
-    "12 ",
-    "15 ",
-    "21 ",
-    "25 ",
-    "30 ",
-    "40 ",
-    "101 ",
-    "How We Make ",
-    "How to Choose ",
-    "The Best ",
-    "Our Favourite ",
-    "DIY: ",
-    "Why We Love ",
-    "A Guide to ",
-    "Before & After: ",
-    "What Nobody Says About ",
-    "Ideas for ",
-    "Easy & ",
-    "Très ",
-    '"Almost" ',
-)
-
-_TITLE_ENDINGS = (
-    "",
-    "",
-    "",
-    "",
-    " You Can Try Today",
-    " for Small Rooms",
-    " on a Budget",
-    " That Last",
-    " | Quiet Harbour",
-    " | The Long Table",
-    " - Step by Step",
-    " - Pictures & Notes",
-    " for Busy People!",
-    " That Friends Ask About",
-    " (Free Checklist)",
-    " to Keep for Later…",
-    " in an Afternoon",
-    " Without Special Tools",
-    " Our Readers Sent Us",
-    " for Every Season",
-    " 🌿",
-    " – the “patient” way",
-    ' in 10" or Less',
-    " / new & old",
-    " - A Complete Guide for the Rest of Us",
-    " (and What to Do With All That Is Left Over)",
-    ": Questions and Answers | Quiet Harbour",
-    " That Look Far More Expensive Than They Are",
-)
-
-_SENTENCES_FIRST = (
-    "Everything you need to know before you start with",
-    "We spent a whole summer collecting",
-    "A short guide, with pictures, to",
-    "If you have an hour this weekend, have a look at",
-    "There is no better time of year for",
-    "Save this for later: our notes on",
-    "Ten people told us what they think about",
-    "A reader wrote to ask about",
-    "It doesn't take much money to enjoy",
-    "Here is what we learnt in three years of",
-    "My grandmother had firm opinions about",
-    "Looking for something new? Try",
-    "From the first plan to the last detail:",
-    "You asked, we listened. This week:",
-    "Small changes make all the difference with",
-    "The café downstairs is full of",
-    "Nobody believed we could manage without",
-    "All the materials, steps and costs of",
-    "A calm, honest comparison of",
-    'They call it "effortless", and it is:',
-    "What we would do differently next time with",
-    "Half the work is choosing the right",
-    "Print the list, take it along and enjoy",
-    "Our most popular page is still the one about",
-)
-
-_SENTENCES_MIDDLE = (
-    ", and why they are worth the trouble.",
-    ". Find out which ones suit you best.",
-    ". Includes a list of what to buy & where.",
-    " that look good all year round.",
-    ", from the plainest to the most daring.",
-    ". No experience needed, only some patience.",
-    ", tested by us and by our neighbours.",
-    " and other things that make a day better.",
-    ", with a plan for every single day of the week.",
-    ". Written for beginners, useful for everyone.",
-    " – the good, the bad and the surprising.",
-    ". See the whole series for more.",
-    ", explained in plain words.",
-    " in less time than it takes to make tea.",
-    ", once you know the trick we show here.",
-    ". It is easier than you'd think.",
-)
-
-# Texts that the site cut short end in an ellipsis and a non-breaking space.
-_SENTENCES_LAST = (
-    "",
-    "",
-    "",
-    "",
-    " Tell us how it went!",
-    " Share it with someone who needs it.",
-    " All photographs are our own. 📷",
-    " #ideas #inspiration",
-    " Part two follows.",
-    " The third one is our favourite; we would make it again tomorrow if there were…\xa0",
-    " We also show what went wrong, what it cost us and how we would go about it…\xa0",
-    " Start with the smallest one and work your way up. After a few days you will…\xa0",
-    " Keep the list at hand, since the order of the steps matters more than you…\xa0",
-    " Most of it can be done in the evening, and children love to help with the…\xa0",
-    " You may already have all of the things you need at home, so have a look in…\xa0",
-)
-
-_FIRST_NAME_HEADS = _words(
-    """
-    Ab | Ad | Al | An | Bel | Bri | Cal | Cor | Dar | Del | El | Fen | Gal | Hol | Is | Jor |
-    Kel | Lor | Mar | Nel | Or | Per | Ros | Sel | Tal | Ul | Ver | Zo
-    """
-)
-_FIRST_NAME_TAILS = _words(
-    """
-    a | abel | amie | andro | as | e | ena | eric | ette | ian | ika | o | orin | é
-    """
-)
-_LAST_NAME_HEADS = _words(
-    """
-    Alder | Arn | Ash | Barn | Beck | Bram | Cald | Clay | Dun | Elm | Fair | Gar | Hart |
-    Holm | Ing | Kest | Lang | Mar | Nor | O'Brack | Pen | Quin | Ros | Sand | Thorn | Und |
-    Vall | Wex
-    """
-)
-_LAST_NAME_TAILS = _words(
-    """
-    berg | bourne | by | combe | dale | den | feld | ford | gate | hurst | ington | ley | man |
-    mere | ner | ock | quist | sen | ton | øe
-    """
-)
-
-_POSTERS_FIRST = _words(
-    """
-    Amber | Birch | Blue | Brass | Cedar | Clover | Copper | Coral | Cotton | Dusty | Ember |
-    Fern | Flint | Folk | Gentle | Golden | Green | Hazel | Honey | Indigo | Ivory | Juniper |
-    Kind | Lemon | Linen | Little | Lucky | Maple | Meadow | Mint | Misty | North | Oak |
-    Olive | Paper | Pebble | Plain | Quiet | Rosé | Rustic | Saffron | Silver | Sunday |
-    Thistle | Umber | Velvet | Willow | Yellow
-    """
-)
-_POSTERS_MIDDLE = _words(
-    """
-    Anchor | Attic | Barn | Basket | Bench | Bicycle | Boat | Bridge | Button | Cabin | Candle |
-    Chapter | Compass | Corner | Door | Drawer | Feather | Fox | Garden | Gate | Harbour |
-    Heron | House | Kettle | Ladder | Lamp | Lantern | Map | Mill | Needle | Notebook |
-    Orchard | Otter | Oven | Path | Pencil | Quilt | River | Shelf | Shore | Spoon | Table |
-    Teapot | Thread | Trail | Valley | Wagon | Window
-    """
-)
-_POSTERS_LAST = (
-    "",
-    " Co.",
-    " & Sons",
-    " Studio",
-    " Daily",
-    " Blog",
-    " | Lifestyle",
-    " | Ideas for Home & Garden",
-    " by Hand",
-    " Letters",
-    " ✨",
-    " “Weekly”",
-    " Magazine",
-    " Market",
-    " - Crafts, Recipes, Travel",
-    " | Slow Living, Every Day",
-    " Journal",
-)

@@ -16,16 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestion.emulation import posts as module
-from ingestion.emulation.posts import (
-    CATEGORIES,
-    COUNTRIES,
-    KINDS,
-    FolderInUse,
-    Kind,
-    Plan,
-    Summary,
-    write_posts,
-)
+from ingestion.emulation.defects import KINDS, Kind
+from ingestion.emulation.posts import FolderInUse, Plan, Summary, write_posts
+from ingestion.emulation.vocabulary import CATEGORIES, COUNTRIES
 
 PUBLIC = Path(__file__).parents[2].parent / "shared" / "data"
 public_data = pytest.mark.skipif(not PUBLIC.exists(), reason="../shared/data missing")
@@ -339,7 +332,7 @@ def test_every_defect_occurs_in_a_plan_of_200_posts(seed: int, tmp_path: Path) -
     assert all(kind.missing and kind.corrections and kind.replays for kind in counts.values())
     # And every variety of each.
     chosen = module._Stream(plan).sends(0, plan.posts).original_defects
-    assert set(chosen) >= set(range(len(module._DEFECTS)))
+    assert set(chosen) >= set(range(len(module.DEFECTS)))
 
 
 def test_varieties_show_in_the_lines(tmp_path: Path) -> None:
