@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime
 from io import TextIOWrapper
@@ -64,10 +65,18 @@ def answers(
     # A terminal that cannot show a name should show the rest of the answer.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    if as_json:
-        typer.echo(answers_as_json(found, lake, now, limit))
-    else:
-        print_answers(found, now, limit or ROWS_SHOWN, sys.stdout)
+    try:
+        if as_json:
+            print(answers_as_json(found, lake, now, limit))
+        else:
+            print_answers(found, now, limit or ROWS_SHOWN, sys.stdout)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            return
+        raise ReportError(f"cannot print the answers: {error.strerror}; make room") from error
 
 
 def main() -> None:

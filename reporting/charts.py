@@ -28,7 +28,7 @@ TOP_COUNTRIES = 25
 # Drawn as rows of their own; a tie of more is told in the last one.
 TOP_USERS_DRAWN = 6
 
-INK, MUTED, TRACK, PAPER = "var(--ink)", "var(--muted)", "var(--track)", "var(--paper)"
+INK, MUTED, TRACK = "var(--ink)", "var(--muted)", "var(--track)"
 ACCENT = "var(--accent)"
 CATEGORY_COLORS = 16
 

@@ -43,7 +43,7 @@ def render(report: Report, lake: str, now: datetime) -> str:
     """The whole page as text."""
     specs = charts(report)
     drawing = _drawing_script()
-    behaviour = (HERE / "page.js").read_text()
+    behaviour = (HERE / "page.js").read_text(encoding="utf-8")
     quality = report.marts.data_quality
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -71,7 +71,7 @@ def render(report: Report, lake: str, now: datetime) -> str:
         built=formats.moment(now),
         lake=formats.lake_label(lake),
         formats=formats,
-        css=Markup((HERE / "page.css").read_text()),
+        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         drawing=Markup(drawing),
         behaviour=Markup(behaviour),
         script_hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in (drawing, behaviour)),
