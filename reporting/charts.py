@@ -184,10 +184,10 @@ def medians_by_year(rows: Sequence[MedianByJoinYear]) -> list[Bar]:
         )
         if year in medians
         else Bar(
-            label=f"{year}\tnobody",
+            label=f"{year}\t–",
             reading="",
             length=0,
-            tooltip={"Year": str(year), "People": "0"},
+            tooltip={"Year": str(year), "Median followers": "–", "People": "0"},
         )
         for year in _years(medians)
     ]
