@@ -3,8 +3,7 @@ with
 posts as (
     select post_year, category
     from {{ ref("int_posts") }}
-    where post_year is not null and category is not null
-        and post_year between 2018 and 2022
+    where post_year between 2018 and 2022 and category is not null
 ),
 
 counts as (
