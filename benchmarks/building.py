@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks import daily
 from benchmarks.process import Cost, run
@@ -58,18 +59,18 @@ def measure(work: Path, posts: int) -> Iterator[tuple[str, str]]:
     )
 
 
-def _build(lake: Path, target: Path) -> tuple[Cost, dict[str, object]]:
+def _build(lake: Path, target: Path) -> tuple[Cost, dict[str, Any]]:
     cost = run(
         [*DBT, "build", "--quiet", "--target-path", str(target)], {"LAKE_URI": str(lake.resolve())}
     )
     return cost, json.loads((target / "run_results.json").read_text())
 
 
-def _models(results: dict[str, object]) -> float:
-    found = results["results"]
-    assert isinstance(found, list)
+def _models(results: dict[str, Any]) -> float:
     return sum(
-        result["execution_time"] for result in found if result["unique_id"].startswith("model.")
+        float(result["execution_time"])
+        for result in results["results"]
+        if result["unique_id"].startswith("model.")
     )
 
 

@@ -90,7 +90,7 @@ def _path(node: dict[str, Any]) -> str:
 
 def _translated(sql: str) -> str:
     characters = re.sub(r"\\u([0-9a-f]{4})", lambda match: chr(int(match[1], 16)), sql)
-    return sqlglot.transpile(characters, read="spark", write="duckdb")[0]
+    return str(sqlglot.transpile(characters, read="spark", write="duckdb")[0])
 
 
 def _differing(
