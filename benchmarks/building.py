@@ -42,7 +42,7 @@ def measure(work: Path, posts: int) -> Iterator[tuple[str, str]]:
         "Sail to DuckDB, between first and last query",
         f"{full_results['elapsed_time'] / duck['seconds']:.2f}",
     )
-    yield "rows that differ in the answers", f"{duck['differing_rows']}"
+    yield "rows that differ in the answers", str(duck["differing_rows"] or "none")
 
     run([*land, str(daily.DAYS), str(daily.DAYS)])
     day, day_results = _build(lake, target)
