@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,13 @@ from typing import Any
 from deltalake import QueryBuilder
 
 from ingestion.errors import LakeError
-from ingestion.lake import REJECTED, SCHEMAS, Lake
+from ingestion.lake import BRONZE, REJECTED, SCHEMAS, Lake, explained
+
+#: One scan with small batches: a row may hold megabytes.
+_SESSION = {
+    "datafusion.execution.batch_size": "512",
+    "datafusion.execution.target_partitions": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -54,16 +60,23 @@ class RejectedRecord:
         return f"{self.source}/{self.stream}/{self.partition}/{position}"
 
 
-def _query(lake: str, sql: str, tables: list[str]) -> Iterator[dict[str, Any]]:
+def _query(lake: str, sql: str, tables: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a query as they come; its memory does not grow with their number."""
     opened = Lake(lake)
-    builder = QueryBuilder()
+    builder = QueryBuilder(_SESSION)
     for table in tables:
         builder = builder.register(table, opened.handle(table))
-    for batch in builder.execute(sql):
-        names = batch.schema.names
-        columns = [batch.column(name).to_pylist() for name in names]
-        for values in zip(*columns, strict=True):
-            yield dict(zip(names, values, strict=True))
+    with explained(f"{opened.uri}/{BRONZE}"):
+        for batch in builder.execute(sql):
+            names = batch.schema.names
+            columns = [batch.column(name).to_pylist() for name in names]
+            for values in zip(*columns, strict=True):
+                yield dict(zip(names, values, strict=True))
+
+
+def _text(value: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + value.replace("'", "''") + "'"
 
 
 def positions(lake: str) -> list[Position]:
@@ -90,40 +103,41 @@ def positions(lake: str) -> list[Position]:
         "cast(sum(rejected) as bigint) as rejected, max(last_landed) as last_landed "
         f"from ({' union all '.join(parts)}) as t group by 1, 2, 3 order by 1, 2, 3"
     )
-    return [Position(**row) for row in _query(lake, sql, list(SCHEMAS))]
+    return [Position(**row) for row in _query(lake, sql, SCHEMAS)]
 
 
-def _where(reason: str | None, kind: str | None) -> str:
-    # Both come from closed lists, never from free text.
-    conditions = [f"reason = '{reason}'"] if reason else []
-    conditions += [f"kind = '{kind}'"] if kind else []
+def _where(**equal: str | None) -> str:
+    conditions = [f"{name} = {_text(value)}" for name, value in equal.items() if value is not None]
     return f" where {' and '.join(conditions)}" if conditions else ""
 
 
 def count_rejected(lake: str, reason: str | None = None, kind: str | None = None) -> int:
     """How many records were rejected, for a reason and of a kind where given."""
-    sql = f"select count(*) as n from {REJECTED}{_where(reason, kind)}"
+    sql = f"select count(*) as n from {REJECTED}{_where(reason=reason, kind=kind)}"
     return next(int(row["n"]) for row in _query(lake, sql, [REJECTED]))
+
+
+_RECORDS = (
+    "select kind, reason, detail, raw, _source as source, _stream as stream, "
+    f"_partition as partition, _position as position, _landed_at as landed_at from {REJECTED}"
+)
 
 
 def rejected(
     lake: str, reason: str | None = None, kind: str | None = None, limit: int | None = None
 ) -> Iterator[RejectedRecord]:
-    """Rejected records, the newest first.
+    """Rejected records: the newest first where there is a limit, otherwise all, in any order.
 
     Args:
         lake: the lake's address.
         reason: only this reason.
         kind: only this kind of record.
-        limit: at most so many.
+        limit: at most so many; their number bounds the memory.
     """
-    sql = (
-        "select kind, reason, detail, raw, _source as source, _stream as stream, "
-        "_partition as partition, _position as position, _landed_at as landed_at "
-        f"from {REJECTED}{_where(reason, kind)} "
-        "order by _landed_at desc, _source, _stream, _partition, _position"
-        + (f" limit {limit:d}" if limit is not None else "")
-    )
+    sql = _RECORDS + _where(reason=reason, kind=kind)
+    if limit is not None:
+        sql += " order by _landed_at desc, _source, _stream, _partition, _position"
+        sql += f" limit {limit:d}"
     for row in _query(lake, sql, [REJECTED]):
         yield RejectedRecord(**row)
 
@@ -134,7 +148,11 @@ def rejected_record(lake: str, identity: str) -> RejectedRecord:
     Raises:
         LakeError: there is none.
     """
-    for row in rejected(lake):
-        if row.id == identity:
-            return row
+    source, _, rest = identity.partition("/")
+    stream, partition, position = ["", "", *rest.rsplit("/", 2)][-3:]
+    sql = _RECORDS + _where(_source=source, _stream=stream, _partition=partition)
+    # Positions are padded with zeros, ids are not.
+    sql += f" and ltrim(_position, '0') = {_text(position.lstrip('0'))}"
+    for row in _query(lake, sql, [REJECTED]):
+        return RejectedRecord(**row)
     raise LakeError(f"{lake}: no rejected record {identity}; 'ingest rejected list' shows the ids")

@@ -13,20 +13,30 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from threading import Lock
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake import (
+    ColumnProperties,
+    CommitProperties,
+    DeltaTable,
+    Schema,
+    Transaction,
+    WriterProperties,
+    write_deltalake,
+)
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from ingestion.errors import LakeError
+from ingestion.errors import LakeError, PipelineError
 from ingestion.offsets import Offsets
 from ingestion.records import KINDS
 
@@ -58,8 +68,24 @@ SCHEMAS: dict[str, pa.Schema] = {
     REJECTED: pa.schema([*REJECTED_FIELDS, *_PROVENANCE]),
 }
 
-_WRITER = WriterProperties(compression="ZSTD", compression_level=1)
+# Where hardly a value comes twice, a dictionary costs time and space; the least and the greatest
+# of long texts tell a reader nothing, and cost a copy of each.
+_UNREPEATED = ColumnProperties(dictionary_enabled=False)
+_LONG_TEXT = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
+_WRITER = WriterProperties(
+    compression="ZSTD",
+    compression_level=1,
+    column_properties={
+        **dict.fromkeys(("ind", "_position", "timestamp", "latitude", "longitude"), _UNREPEATED),
+        **dict.fromkeys(("unique_id", "title", "description", "tag_list", "image_src"), _LONG_TEXT),
+        **dict.fromkeys(("raw", "_rescued"), _LONG_TEXT),
+    },
+)
 _COMMIT_ATTEMPTS = 60
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+#: An open handle grows, and slows down, with every commit made on it.
+_COMMITS_A_HANDLE = 50
 
 
 @dataclass(frozen=True)
@@ -94,6 +120,19 @@ class Piece:
     offsets: pa.Int64Array
     rows: pa.RecordBatch
 
+    def between(self, start: int, end: int) -> Piece:
+        """The part of it in a range of offsets."""
+        if start <= self.start and end >= self.end:
+            return self
+        inside = pc.and_(pc.greater_equal(self.offsets, start), pc.less(self.offsets, end))
+        return Piece(
+            self.origin,
+            max(start, self.start),
+            min(end, self.end),
+            self.offsets.filter(inside),
+            self.rows.filter(inside),
+        )
+
 
 class Lake:
     """The lake's bronze tables.
@@ -104,12 +143,12 @@ class Lake:
         clock: the time a commit is stamped with, aware, UTC.
     """
 
-    def __init__(
-        self, uri: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
+    def __init__(self, uri: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.uri = uri.rstrip("/") or "/"
         self._clock = clock
         self._handles: dict[str, DeltaTable] = {}
+        self._commits: Counter[str] = Counter()
+        self._appending = {table: Lock() for table in SCHEMAS}
 
     def location(self, table: str) -> str:
         """The address of a bronze table."""
@@ -117,7 +156,7 @@ class Lake:
 
     def exists(self, table: str) -> bool:
         """Whether the bronze table is there."""
-        with self._explained(table):
+        with explained(self.location(table)):
             return bool(DeltaTable.is_deltatable(self.location(table)))
 
     def create(self) -> list[str]:
@@ -131,6 +170,7 @@ class Lake:
         """
         created = []
         for table in SCHEMAS:
+            self._refuse_files(table)
             if not self.exists(table):
                 self._create(table)
                 created.append(table)
@@ -139,8 +179,8 @@ class Lake:
 
     def _create(self, table: str) -> None:
         location = self.location(table)
-        self._refuse_other_contents(table)
-        with self._explained(table):
+        with explained(location):
+            self._refuse_other_contents(table)
             DeltaTable.create(
                 location,
                 SCHEMAS[table],
@@ -154,15 +194,22 @@ class Lake:
                 },
             )
 
-    def _refuse_other_contents(self, table: str) -> None:
+    def _refuse_files(self, table: str) -> None:
         if "://" in self.uri:
             return
-        for folder in (Path(self.uri), Path(self.uri) / BRONZE, Path(self.location(table))):
-            if folder.exists() and not folder.is_dir():
-                raise LakeError(f"{folder} is a file, not a folder; set LAKE_URI to another place")
+        with explained(self.location(table)):
+            for place in (Path(self.uri), Path(self.uri, BRONZE), Path(self.location(table))):
+                if place.exists() and not place.is_dir():
+                    raise LakeError(
+                        f"{place} is a file, not a folder; set LAKE_URI to another place"
+                    )
+
+    def _refuse_other_contents(self, table: str) -> None:
         folder = Path(self.location(table))
+        if "://" in self.uri or not folder.is_dir():
+            return
         # A creation cut short leaves an empty log folder behind.
-        if folder.is_dir() and any(entry.name != "_delta_log" for entry in folder.iterdir()):
+        if any(entry.name != "_delta_log" for entry in folder.iterdir()):
             raise LakeError(
                 f"{folder} holds something else than a Delta table; "
                 "move it away or set LAKE_URI to another place"
@@ -174,25 +221,31 @@ class Lake:
         Raises:
             LakeError: it is not there, cannot be read, or has other columns.
         """
-        if table not in self._handles:
-            with self._explained(table):
+        handle = self._handles.get(table)
+        if handle is None:
+            location = self.location(table)
+            with explained(location):
                 try:
-                    handle = DeltaTable(self.location(table))
+                    handle = DeltaTable(location)
                 except TableNotFoundError:
-                    raise LakeError(
-                        f"{self.location(table)} is not a Delta table; run 'ingest init'"
-                    ) from None
-            _refuse_other_schema(self.location(table), handle, SCHEMAS[table])
+                    raise LakeError(f"{location} is not a Delta table; run 'ingest init'") from None
+                _refuse_other_schema(location, handle, SCHEMAS[table])
             self._handles[table] = handle
-        return self._handles[table]
+        return handle
 
     def offsets(self, table: str, origin: Origin) -> Offsets:
         """The offsets of an origin that the table accounts for, as of the open handle."""
-        return Offsets.from_transactions(origin.app_id, self.handle(table).transaction_version)
+        try:
+            return Offsets.from_transactions(origin.app_id, self.handle(table).transaction_version)
+        except ValueError as error:
+            raise LakeError(
+                f"{self.location(table)}: its log does not say what has landed ({error}); "
+                "land again into another lake"
+            ) from error
 
     def append(
         self, table: str, pieces: Sequence[Piece], covering: Mapping[Origin, Offsets] | None = None
-    ) -> int:
+    ) -> pa.Table:
         """Append what the table does not account for yet, in one commit with its offsets.
 
         Args:
@@ -202,41 +255,47 @@ class Lake:
             covering: offsets recorded besides the pieces' own ranges.
 
         Returns:
-            The number of rows appended; smaller than given where another writer was first.
+            The rows appended; fewer than given where another writer was first.
 
         Raises:
             LakeError: the commit cannot be made.
         """
-        for attempt in range(_COMMIT_ATTEMPTS):
-            if attempt:
-                time.sleep(random.uniform(0, min(1.0, 0.02 * 2**attempt)))
-                with self._explained(table):
+        # What is outstanding is asked of the handle that is then committed on: no other thread
+        # may move it forward in between.
+        with self._appending[table], explained(self.location(table)):
+            for attempt in range(_COMMIT_ATTEMPTS):
+                if attempt:
+                    time.sleep(random.uniform(0, min(1.0, 0.02 * 2**attempt)))
                     self.handle(table).update_incremental()
-            rows, transactions = self._outstanding(table, pieces, covering or {})
-            if not transactions:
-                return 0
-            try:
-                with self._explained(table):
-                    write_deltalake(
-                        self.handle(table),
-                        rows,
-                        mode="append",
-                        writer_properties=_WRITER,
-                        commit_properties=CommitProperties(
-                            app_transactions=[
-                                Transaction(app_id, version)
-                                for app_id, version in transactions.items()
-                            ],
-                            max_commit_retries=15,
-                        ),
-                    )
-            except CommitFailedError:
-                continue
-            return int(rows.num_rows)
+                rows, transactions = self._outstanding(table, pieces, covering or {})
+                if not transactions:
+                    return rows
+                try:
+                    self._commit(table, rows, transactions)
+                except CommitFailedError:
+                    continue
+                return rows
         raise LakeError(
             f"{self.location(table)}: {_COMMIT_ATTEMPTS} commits in a row met another writer's; "
             "run again, nothing is lost"
         )
+
+    def _commit(self, table: str, rows: pa.Table, transactions: Mapping[str, int]) -> None:
+        write_deltalake(
+            self.handle(table),
+            rows,
+            mode="append",
+            writer_properties=_WRITER,
+            commit_properties=CommitProperties(
+                app_transactions=[
+                    Transaction(app_id, version) for app_id, version in transactions.items()
+                ],
+                max_commit_retries=15,
+            ),
+        )
+        self._commits[table] += 1
+        if self._commits[table] % _COMMITS_A_HANDLE == 0:
+            del self._handles[table]
 
     def _outstanding(
         self, table: str, pieces: Sequence[Piece], covering: Mapping[Origin, Offsets]
@@ -251,9 +310,9 @@ class Lake:
             if origin not in held:
                 before[origin] = held[origin] = self.offsets(table, origin)
             for start, end in held[origin].missing(piece.start, piece.end):
-                part = _rows_between(piece, start, end)
-                if part.num_rows:
-                    kept.append(_with_provenance(part, SCHEMAS[table], origin, landed_at))
+                part = piece.between(start, end)
+                if part.rows.num_rows:
+                    kept.append(_with_provenance(part, SCHEMAS[table], landed_at))
             held[origin] = held[origin].add(piece.start, piece.end)
         transactions: dict[str, int] = {}
         for origin, now in held.items():
@@ -263,68 +322,49 @@ class Lake:
         rows = pa.concat_tables(kept) if kept else SCHEMAS[table].empty_table()
         return rows, transactions
 
-    @contextmanager
-    def _explained(self, table: str) -> Iterator[None]:
-        location = self.location(table)
-        try:
-            yield
-        except CommitFailedError:
+
+@contextmanager
+def explained(location: str) -> Iterator[None]:
+    """Turn what goes wrong at an address of the lake into a :class:`LakeError`."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except Exception as error:
+        # The engine raises its own errors, the file system's, and bare ones while it reads.
+        if not isinstance(error, (OSError, DeltaError)) and type(error) is not Exception:
             raise
-        except (OSError, DeltaError) as error:
-            text = str(error)
-            number = getattr(error, "errno", None)
-            if number == errno.ENOSPC or "os error 28" in text or "No space left" in text:
-                raise LakeError(
-                    f"{location}: no space left on the disk; free some and run again, "
-                    "nothing is lost or repeated"
-                ) from error
-            if number in (errno.EACCES, errno.EROFS) or "ermission denied" in text:
-                raise LakeError(
-                    f"{location} cannot be read or written by this user; "
-                    "change its permissions or set LAKE_URI to another place"
-                ) from error
-            raise LakeError(f"{location}: {_first_line(text)}") from error
+        text = str(error)
+        number = getattr(error, "errno", None)
+        if number in _NO_SPACE or any(f"os error {code})" in text for code in _NO_SPACE):
+            raise LakeError(
+                f"{location}: no space left on the disk; free some and run again, "
+                "nothing is lost or repeated"
+            ) from error
+        if number in _NO_ACCESS or any(f"os error {code})" in text for code in _NO_ACCESS):
+            raise LakeError(
+                f"{location} cannot be read or written by this user; "
+                "change its permissions or set LAKE_URI to another place"
+            ) from error
+        raise LakeError(f"{location}: {_one_line(text)}") from error
 
 
-def _rows_between(piece: Piece, start: int, end: int) -> Any:
-    if start <= piece.start and end >= piece.end:
-        return Part(piece.rows, piece.offsets)
-    inside = pc.and_(pc.greater_equal(piece.offsets, start), pc.less(piece.offsets, end))
-    return Part(piece.rows.filter(inside), piece.offsets.filter(inside))
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows and their offsets."""
-
-    rows: pa.RecordBatch
-    offsets: pa.Int64Array
-
-    @property
-    def num_rows(self) -> int:
-        """How many rows."""
-        return int(self.rows.num_rows)
-
-
-def _with_provenance(part: Part, schema: pa.Schema, origin: Origin, landed_at: datetime) -> pa.Table:
-    count = part.num_rows
-    positions = pc.utf8_lpad(pc.cast(part.offsets, pa.string()), POSITION_DIGITS, "0")
-    columns = [
-        *part.rows.columns,
-        pa.repeat(pa.scalar(origin.source, pa.string()), count),
-        pa.repeat(pa.scalar(origin.stream, pa.string()), count),
-        pa.repeat(pa.scalar(origin.partition, pa.string()), count),
-        positions,
-        pa.repeat(pa.scalar(landed_at, pa.timestamp("us", "UTC")), count),
-        pa.repeat(pa.scalar(landed_at.astimezone(UTC).date(), pa.date32()), count),
+def _with_provenance(piece: Piece, schema: pa.Schema, landed_at: datetime) -> pa.Table:
+    positions = pc.utf8_lpad(pc.cast(piece.offsets, pa.string()), POSITION_DIGITS, "0")
+    same = [
+        pa.scalar(piece.origin.source, pa.string()),
+        pa.scalar(piece.origin.stream, pa.string()),
+        pa.scalar(piece.origin.partition, pa.string()),
+        pa.scalar(landed_at, pa.timestamp("us", "UTC")),
+        pa.scalar(landed_at.astimezone(UTC).date(), pa.date32()),
     ]
+    source, stream, partition, at, on = (pa.repeat(value, piece.rows.num_rows) for value in same)
+    columns = [*piece.rows.columns, source, stream, partition, positions, at, on]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _refuse_other_schema(location: str, handle: DeltaTable, expected: pa.Schema) -> None:
     """Delta casts silently, 7.5 to 7: columns are compared before anything is written."""
-    from deltalake import Schema
-
     want = {field.name: str(field.type) for field in Schema.from_arrow(expected).fields}
     have = {field.name: str(field.type) for field in handle.schema().fields}
     if want == have:
@@ -342,8 +382,11 @@ def _refuse_other_schema(location: str, handle: DeltaTable, expected: pa.Schema)
     )
 
 
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else "unknown error"
+def _one_line(text: str) -> str:
+    """An engine's message without its colours and line breaks."""
+    plain = re.sub(r"\x1b\[[0-9;]*m|↳", "", text)
+    line = ": ".join(part.strip() for part in plain.splitlines() if part.strip())
+    return line[:500] or "unknown error"
 
 
 def lake_uri() -> str:

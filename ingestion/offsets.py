@@ -38,9 +38,11 @@ class Offsets:
         return self.ranges[-1][1] if self.ranges else 0
 
     def __len__(self) -> int:
+        """How many offsets."""
         return sum(end - start for start, end in self.ranges)
 
     def __or__(self, other: Offsets) -> Offsets:
+        """The union."""
         return Offsets.of((*self.ranges, *other.ranges))
 
     def add(self, start: int, end: int) -> Offsets:

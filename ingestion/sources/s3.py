@@ -8,24 +8,27 @@ object's records; an empty line is not a record and takes no offset.
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from ingestion.errors import SourceError
 from ingestion.offsets import Offsets
-from ingestion.records import is_blank
 
 SOURCE = "s3"
-_NAME = re.compile(r"(?P<topic>.+)\+(?P<partition>[0-9]{1,10})\+(?P<start>[0-9]{10,18})\.json(?P<gz>\.gz)?")
-_READ_BYTES = 4 * 1024 * 1024
-#: A longer line is not read: memory stays bounded whatever an object holds.
-MAX_LINE_BYTES = 64 * 1024 * 1024
+_NAME = re.compile(
+    r"(?P<topic>.+)\+(?P<partition>[0-9]{1,10})\+(?P<start>[0-9]{10,18})\.json(?P<gz>\.gz)?"
+)
+_READ_BYTES = 1024 * 1024
+#: A longer line is not read, so that memory stays bounded; brokers' records end at 10 MiB.
+MAX_LINE_BYTES = 12 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,23 @@ class Folder:
 
     def list(self) -> Iterator[tuple[str, int]]:
         """Every file below ``topics/``, by name."""
-        if not self._root.exists():
+        try:
+            yield from self._list()
+        except OSError as error:
+            raise SourceError(
+                f"{error.filename or self.uri} cannot be listed: {error.strerror}; "
+                "check its permissions"
+            ) from error
+
+    def _list(self) -> Iterator[tuple[str, int]]:
+        topics = self._root / "topics"
+        if not os.path.lexists(self._root):
             raise SourceError(f"no such folder: {self.uri}")
         if not self._root.is_dir():
             raise SourceError(f"{self.uri} is a file; --uri takes the folder that holds topics/")
-        topics = self._root / "topics"
         if not topics.is_dir():
             raise SourceError(_not_the_layout(self.uri, "it holds no folder 'topics'"))
-        for folder, folders, files in os.walk(topics, onerror=_refuse_folder):
+        for folder, folders, files in os.walk(topics, onerror=_raise):
             folders.sort()
             for file in sorted(files):
                 path = Path(folder, file)
@@ -93,8 +105,8 @@ class Folder:
         return (self._root / key).open("rb", buffering=0)
 
 
-def _refuse_folder(error: OSError) -> None:
-    raise SourceError(f"{error.filename} cannot be listed: {error.strerror}; check its permissions")
+def _raise(error: OSError) -> None:
+    raise error
 
 
 class Bucket:
@@ -108,6 +120,7 @@ class Bucket:
     def __init__(self, uri: str, client: Any = None) -> None:
         import boto3
         from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
 
         self.uri = uri
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
@@ -116,7 +129,10 @@ class Bucket:
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         retries = Config(retries={"mode": "standard", "max_attempts": 5})
-        self._client = client or boto3.client("s3", config=retries)
+        try:
+            self._client = client or boto3.client("s3", config=retries)
+        except (BotoCoreError, ValueError) as error:
+            raise SourceError(f"{uri} cannot be opened: {error}") from error
 
     def list(self) -> Iterator[tuple[str, int]]:
         """Every object below ``topics/``."""
@@ -181,7 +197,7 @@ def outstanding(objects: Iterable[SinkObject], landed: Offsets) -> list[SinkObje
     """
     ordered = sorted(objects, key=lambda item: (item.start, item.key))
     starts = sorted({item.start for item in ordered})
-    reach = dict(zip(starts, [*starts[1:], None], strict=True))
+    reach = dict(pairwise([*starts, None]))
     return [item for item in ordered if landed.missing(item.start, reach[item.start])]
 
 
@@ -197,27 +213,32 @@ def read_lines(store: Store, item: SinkObject) -> Iterator[tuple[list[bytes], in
             with store.open(item.key) as raw:
                 _check_gzip(raw)
         with store.open(item.key) as raw:
-            stream = _gunzip(raw) if item.gzip else _blocks(raw)
-            rest: list[bytes] = []
-            held = taken = 0
-            for block, read in stream:
+            offset = item.start
+            started: list[bytes] = []  # the line that the next block goes on with
+            length = taken = 0
+            for block, read in _gunzip(raw) if item.gzip else _blocks(raw):
                 taken += read
-                head, line_end, tail = block.rpartition(b"\n")
-                if not line_end:
-                    rest.append(tail)
-                    held += len(tail)
-                    if held > MAX_LINE_BYTES:
-                        raise SourceError(
-                            f"{store.uri}: {item.key} holds a line of more than "
-                            f"{MAX_LINE_BYTES // 2**20} MiB; split it or remove the object"
-                        )
+                first_end = block.find(b"\n")
+                length += len(block) if first_end < 0 else first_end
+                if length > MAX_LINE_BYTES:
+                    raise SourceError(
+                        f"{store.uri}: {item.key}: the line at offset {offset:,} has more than "
+                        f"{MAX_LINE_BYTES / 2**20:g} MiB; shorten it, the next run goes on there"
+                    )
+                if first_end < 0:
+                    started.append(block)
                     continue
-                lines = (b"".join(rest) + head).split(b"\n")
-                rest, held = [tail], len(tail)
-                yield [line for line in lines if not is_blank(line)], taken
+                whole, _, tail = block.rpartition(b"\n")
+                lines = _records(b"".join([*started, whole]).split(b"\n"))
+                started, length = [tail], len(tail)
+                offset += len(lines)
+                yield lines, taken
                 taken = 0
-            last = b"".join(rest)
-            yield ([] if is_blank(last) else [last]), taken
+            yield _records([b"".join(started)]), taken
+
+
+def _records(lines: Iterable[bytes]) -> list[bytes]:
+    return list(filter(bytes.strip, lines))  # is_blank, without a call in Python for each line
 
 
 def _blocks(raw: IO[bytes]) -> Iterator[tuple[bytes, int]]:
@@ -230,12 +251,13 @@ def _gunzip(raw: IO[bytes]) -> Iterator[tuple[bytes, int]]:
     with gzip.GzipFile(fileobj=counted) as plain:
         while block := plain.read(_READ_BYTES):
             yield block, counted.take()
+    yield b"", counted.take()
 
 
 def _check_gzip(raw: IO[bytes]) -> None:
     """Read to the end: a torn or damaged object shows only there."""
-    for _ in _gunzip(raw):
-        pass
+    if not sum(read for _, read in _gunzip(raw)):
+        raise EOFError("it is empty")
 
 
 class _Counted:
@@ -245,10 +267,13 @@ class _Counted:
         self._raw = raw
         self._count = 0
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         block = self._raw.read(size)
         self._count += len(block)
         return block
+
+    def seek(self, *_: Any) -> int:
+        raise io.UnsupportedOperation("a body is read once")
 
     def take(self) -> int:
         count, self._count = self._count, 0
