@@ -33,7 +33,7 @@ demo: install sink/topics ## Invent posts, land, build, test, answer: everything
 	@printf "  %-26s the Delta tables\n" "$(LAKE_URI)"
 
 test: $(VENV)/.dev profiles.yml ## Run every test
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: $(VENV)/.dev profiles.yml ## Check style, types, SQL and dbt deprecations
 	$(BIN)/ruff check .
