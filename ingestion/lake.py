@@ -180,7 +180,7 @@ class Lake:
     def _create(self, table: str) -> None:
         location = self.location(table)
         with explained(location):
-            self._refuse_other_contents(table)
+            self._make_folder(table)
             DeltaTable.create(
                 location,
                 SCHEMAS[table],
@@ -204,10 +204,16 @@ class Lake:
                         f"{place} is a file, not a folder; set LAKE_URI to another place"
                     )
 
-    def _refuse_other_contents(self, table: str) -> None:
-        folder = Path(self.location(table))
-        if "://" in self.uri or not folder.is_dir():
+    def _make_folder(self, table: str) -> None:
+        if "://" in self.uri:
             return
+        folder = Path(self.location(table))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise LakeError(
+                f"{folder} cannot be made: {error.strerror}; set LAKE_URI to another place"
+            ) from error
         # A creation cut short leaves an empty log folder behind.
         if any(entry.name != "_delta_log" for entry in folder.iterdir()):
             raise LakeError(
@@ -335,13 +341,13 @@ def explained(location: str) -> Iterator[None]:
         if not isinstance(error, (OSError, DeltaError)) and type(error) is not Exception:
             raise
         text = str(error)
-        number = getattr(error, "errno", None)
-        if number in _NO_SPACE or any(f"os error {code})" in text for code in _NO_SPACE):
+        number = getattr(error, "errno", None) or _os_error(text)
+        if number in _NO_SPACE:
             raise LakeError(
                 f"{location}: no space left on the disk; free some and run again, "
                 "nothing is lost or repeated"
             ) from error
-        if number in _NO_ACCESS or any(f"os error {code})" in text for code in _NO_ACCESS):
+        if number in _NO_ACCESS:
             raise LakeError(
                 f"{location} cannot be read or written by this user; "
                 "change its permissions or set LAKE_URI to another place"
@@ -380,6 +386,12 @@ def _refuse_other_schema(location: str, handle: DeltaTable, expected: pa.Schema)
         f"{location} has other columns than this version writes ({'; '.join(differences)}); "
         "set LAKE_URI to another place, or move the table away and land again"
     )
+
+
+def _os_error(text: str) -> int | None:
+    """The operating system's number in an engine's message."""
+    match = re.search(r"os error ([0-9]+)|Os \{ code: ([0-9]+)", text)
+    return int(match[1] or match[2]) if match else None
 
 
 def _one_line(text: str) -> str:
