@@ -148,7 +148,10 @@ class Bucket:
                     found = True
                     yield entry["Key"], entry["Size"]
         except (BotoCoreError, ClientError) as error:
-            raise SourceError(f"{self.uri} cannot be listed: {error}") from error
+            raise SourceError(
+                f"{self.uri} cannot be listed: {error}; check the bucket's name, the region, the "
+                "endpoint and the credentials (AWS_*)"
+            ) from error
         if not found:
             raise SourceError(_not_the_layout(self.uri, "nothing lies below 'topics/'"))
 
