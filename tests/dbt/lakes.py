@@ -66,17 +66,18 @@ class Built:
             assert item is not None
             account = land_objects(lake, store, KINDS[kind], topic, [item])
             assert not account.failures
-            self._know(kind, raws, at)
-            assert account.received == self._offsets[kind] - start
+        self.know(lines, at)
 
-    def _know(self, kind: str, raws: Iterable[bytes], at: datetime) -> None:
-        for raw in raws:
-            record = oracle.land(kind, raw)
-            if isinstance(record, oracle.Landed):
-                self.records[kind].append(((at, self._offsets[kind]), record))
-            elif record is not None:
-                self.rejected[kind, record.reason] += 1
-            self._offsets[kind] += record is not None
+    def know(self, lines: Mapping[str, Sequence[bytes]], at: datetime) -> None:
+        """Tell the oracle what landed."""
+        for kind, raws in lines.items():
+            for raw in raws:
+                record = oracle.land(kind, raw)
+                if isinstance(record, oracle.Landed):
+                    self.records[kind].append(((at, self._offsets[kind]), record))
+                elif record is not None:
+                    self.rejected[kind, record.reason] += 1
+                self._offsets[kind] += record is not None
 
     def staged(self) -> dict[str, dict[int, Row]]:
         """What the oracle says the staging tables hold."""
