@@ -2,6 +2,15 @@
 -- names, nor as posts.
 with
 
+people as (
+    select
+        user_name,
+        date_joined
+    from {{ ref("stg_user") }}
+    where user_name is not null and date_joined is not null
+    group by user_name, date_joined
+),
+
 joined as (
     select
         case
@@ -13,7 +22,7 @@ joined as (
             {%- endfor %}
         end as utc_year,
         count(*) as people
-    from {{ ref("int_users") }}
+    from people
     group by utc_year
 )
 

@@ -131,10 +131,11 @@ def test_a_commit_that_becomes_readable_late_is_read(tmp_path: Path) -> None:
             5: ["before", "geo", "before"],
             6: [None, None, "user"],
         }
-        # Later than the models look back, unless they are told to.
+        # Later than the models look back, unless they are told to; a test of the data notices.
         lake.land(sent("long ago", 1, 7), day(0))
         dbt.succeed("run")
         assert 7 not in shown(lake)
+        assert dbt("test --select every_landed_row_is_a_post_or_superseded") == 1
         dbt.succeed('run --vars {"lookback_days":30}')
         assert_oracle_agrees(lake)
         assert shown(lake)[1] == ["first"] * 3
