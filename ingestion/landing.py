@@ -18,7 +18,7 @@ from ingestion.sources import s3
 
 #: A batch is committed when it holds this many records or bytes, whichever comes first.
 BATCH_RECORDS = 100_000
-BATCH_BYTES = 32 * 1024 * 1024
+BATCH_BYTES = 16 * 1024 * 1024
 #: Decoded at once: few enough that their Python objects stay small and close together.
 DECODED_RECORDS = 2_000
 
