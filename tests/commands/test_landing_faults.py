@@ -362,13 +362,13 @@ def test_a_disk_that_fills_up(command: Command, disk: Disk) -> None:
     ]
     command.put(0, lines(0, 100))
     command.put(0, long, partition=1)
-    ran = run_ingest(command, preexec_fn=disk.limits)
+    ran = ended(start_ingest(command, preexec_fn=disk.limits))
     assert ran.code == 1
     assert disk.said in ran.err.splitlines()[-1]
     assert f"error: {command.lake}/bronze/geo" in ran.err
     if disk.limits is None:
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk.folder)], check=True)
-    assert run_ingest(command).code == 0
+    assert ended(start_ingest(command)).code == 0
     assert len(command.offsets()["0"]) + len(command.offsets(REJECTED)["0"]) == 100
     assert command.offsets()["1"] == list(range(300))
 
@@ -381,7 +381,7 @@ PEAK = 512 * MEGABYTE
 
 
 class Measured(NamedTuple):
-    """A command that ran in a process of its own."""
+    """A program that ran in a process of its own, and its memory at the peak."""
 
     code: int
     out: str
@@ -389,30 +389,38 @@ class Measured(NamedTuple):
     peak: int
 
 
-def run_ingest(command: Command, pipeline: str = "t", **how: Any) -> Measured:
-    process = start_ingest(command, pipeline, **how)
-    with process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        out, err = process.stdout.read(), process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert "Traceback" not in err
-    return Measured(process.returncode, out, err, usage.ru_maxrss * 1024)
+# What a parent is told of its child's memory may be its own: the child says it itself.
+SAY_PEAK = r"""
+import atexit, re, sys
+peak = lambda: re.findall(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[0]
+atexit.register(lambda: print(peak(), file=sys.stderr))
+"""
 
 
-def start_ingest(command: Command, pipeline: str, **how: Any) -> subprocess.Popen[str]:
+def start(program: str, *arguments: str, **how: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [
-            *(sys.executable, "-c", "from ingestion.cli import main; main()", "s3"),
-            *("--uri", str(command.folder), "--lake", command.lake, "--pipeline-id", pipeline),
-            "--json",
-        ],
+        [sys.executable, "-c", SAY_PEAK + program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         **how,
     )
+
+
+def start_ingest(command: Command, pipeline: str = "t", **how: Any) -> subprocess.Popen[str]:
+    return start(
+        "from ingestion.cli import main; main()",
+        *("s3", "--uri", str(command.folder), "--lake", command.lake),
+        *("--pipeline-id", pipeline, "--json"),
+        **how,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> Measured:
+    out, err = process.communicate(timeout=120)
+    assert "Traceback" not in err
+    *said, peak = err.splitlines()
+    return Measured(process.returncode, out, "\n".join(said), int(peak) * 1024)
 
 
 def test_ten_megabytes_in_a_line(command: Command) -> None:
@@ -421,7 +429,7 @@ def test_ten_megabytes_in_a_line(command: Command) -> None:
     good = json.dumps({"ind": 0, "country": title}, ensure_ascii=False).encode()
     garbage = os.urandom(5 * MEGABYTE).hex().encode()
     command.put(0, [good, garbage, b'{"ind":2,"country":"x"}', b"[" * 10 * MEGABYTE, good, garbage])
-    ran = run_ingest(command)
+    ran = ended(start_ingest(command))
     assert (ran.code, ran.err) == (0, "")
     assert ran.peak < PEAK
     assert command.offsets() == {"0": [0, 2, 4]}
@@ -454,12 +462,27 @@ def test_memory_does_not_grow_with_the_input(command: Command) -> None:
     counts = write_posts(command.folder, Plan(posts=200_000, people=30_000, seed=2)).counts["pin"]
     for other in ("geo", "user"):
         (command.folder / "topics" / f"0a60b9a8a831.{other}").rename(command.folder / other)
-    ran = run_ingest(command, "0a60b9a8a831")
+    ran = ended(start_ingest(command, "0a60b9a8a831"))
     assert ran.code == 0
     pin = json.loads(ran.out)["streams"][0]
     assert (pin["received"], pin["landed"]) == (counts.records, counts.landed)
     assert lake.Lake(command.lake).handle("pin").version() > 2
     assert ran.peak < PEAK
+
+
+def test_reading_rejected_records_takes_no_more_memory_the_more_there_are(
+    command: Command,
+) -> None:
+    """Two hundred megabytes of them."""
+    command.put(0, (b"%d%8000d" % (number, number) for number in range(25_000)))
+    assert ended(start_ingest(command)).code == 0
+    program = """
+from ingestion.bronze import rejected
+print(len({row.id for row in rejected(sys.argv[1])}))
+"""
+    ran = ended(start(program, command.lake))
+    assert (ran.code, ran.out) == (0, "25000\n")
+    assert ran.peak < 320 * MEGABYTE
 
 
 # --------------------------------------------------------------------------- interrupted
@@ -470,15 +493,11 @@ def test_an_interrupted_run_is_taken_up_by_the_next(command: Command) -> None:
     for partition, end in ends.items():
         command.put(0, map(line, range(end)), partition)
     # A runner in the background hands an ignored SIGINT down to what it starts.
-    process = start_ingest(
-        command, "t", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    )
+    process = start_ingest(command)
     log = Path(command.lake, "bronze", "geo", "_delta_log")
     wait_until((log / "00000000000000000001.json").exists)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in err
+    assert ended(process).code == 130
     before = sum(map(len, command.offsets().values()))
     assert before > 0
     command.lands()

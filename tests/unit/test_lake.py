@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from typing import Any
 
 import pyarrow as pa
@@ -201,6 +201,33 @@ def test_many_threads_on_one_lake_and_on_their_own(lake: Lake) -> None:
         appended = list(threads.map(write, lakes))
     assert landed(lake) == list(range(21))
     assert sum(appended) == 21
+
+
+def test_a_commit_of_another_thread_does_not_go_unnoticed(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It moves forward the handle that both commit on, after the first has asked it."""
+    asked, committed = Event(), Event()
+    outstanding = Lake._outstanding
+
+    def ask(mine: Lake, *rest: Any) -> Any:
+        found = outstanding(mine, *rest)
+        if not asked.is_set():
+            asked.set()
+            committed.wait(0.3)
+        return found
+
+    def second() -> None:
+        asked.wait()
+        lake.append("geo", [piece(0, 5)])
+        committed.set()
+
+    monkeypatch.setattr(Lake, "_outstanding", ask)
+    with ThreadPoolExecutor(1) as other:
+        ended = other.submit(second)
+        lake.append("geo", [piece(0, 5)])
+        ended.result()
+    assert landed(lake) == list(range(5))
 
 
 def test_a_handle_is_opened_anew_now_and_then(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

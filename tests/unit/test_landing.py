@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from ingestion import landing
+from ingestion import bronze, landing
 from ingestion.errors import LakeError
-from ingestion.lake import REJECTED, Lake
+from ingestion.lake import REJECTED, Lake, Origin
 from ingestion.landing import Account, land_objects
 from ingestion.offsets import Offsets
-from ingestion.records import KINDS
+from ingestion.records import KINDS, decode
 from ingestion.sources.s3 import Folder, SinkObject, parse_name
 from tests import hostile, oracle
 from tests.unit.test_lake import rows
@@ -206,6 +206,20 @@ def test_a_batch_ends_at_its_records_and_at_its_bytes(
     assert_exactly_once(sink, {0: 260})
 
 
+def test_what_is_recorded_of_rejections_stays_as_short_as_of_rows(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches without a rejection leave no gaps in it."""
+    monkeypatch.setattr(landing, "BATCH_RECORDS", 10)
+    monkeypatch.setattr(landing, "DECODED_RECORDS", 10)
+    sink.put(0, [b"malformed", *[line(0)] * 80, b"malformed", *[line(0)] * 18])
+    sink.land()
+    assert sink.offsets(REJECTED) == {"0": [0, 81]}
+    assert (sink.commits(), sink.commits(REJECTED)) == (10, 2)
+    held = Lake(sink.lake).offsets(REJECTED, Origin("s3", TOPIC, "0"))
+    assert held == Offsets.of([(0, 90)])
+
+
 def test_progress_adds_up_to_the_bytes_stored(sink: Sink) -> None:
     sink.put(0, lines(0, 50))
     sink.put(50, lines(50, 90), zipped=True)
@@ -285,6 +299,79 @@ def test_objects_in_any_order_over_many_runs(sink: Sink) -> None:
             assert account.gaps == [(0, low, high - 1) for low, high in came.gaps()]
     sink.land()
     assert_exactly_once(sink, {0: 300})
+
+
+# ------------------------------------------------------------------ looking at what landed
+
+
+def test_where_each_partition_stands(sink: Sink) -> None:
+    sink.put(0, lines(0, 3))
+    sink.put(0, lines(0, 30), partition=1)
+    sink.put(0, lines(0, 4), partition=2)
+    sink.land()
+    found = [
+        (row.source, row.stream, row.partition, int(row.last_position), row.rows, row.rejected)
+        for row in bronze.positions(sink.lake)
+    ]
+    assert found == [
+        ("s3", TOPIC, "0", 2, 3, 0),
+        ("s3", TOPIC, "1", 29, 26, 4),
+        ("s3", TOPIC, "2", 3, 3, 1),
+    ]
+
+
+def test_rejected_records_are_found_by_reason_kind_and_age(sink: Sink) -> None:
+    sink.put(0, [b"{", b"7", b'{"ind": 1, "age": 3}'])
+    sink.land()
+    sink.put(3, [b"]", b'{"ind": 1, "country": "x"}'])
+    sink.land()
+    everything = [row.raw for row in bronze.rejected(sink.lake)]
+    assert sorted(everything) == sorted([b"{", b"7", b'{"ind": 1, "age": 3}', b"]"])
+    newest = [row.id for row in bronze.rejected(sink.lake, limit=3)]
+    assert newest == [f"s3/{TOPIC}/0/{position}" for position in (3, 0, 1)]
+    malformed = [row.raw for row in bronze.rejected(sink.lake, "malformed", "geo", 10)]
+    assert malformed == [b"]", b"{"]
+    assert list(bronze.rejected(sink.lake, kind="pin")) == []
+    assert bronze.count_rejected(sink.lake) == 4
+    assert bronze.count_rejected(sink.lake, "misrouted", "geo") == 1
+    assert bronze.count_rejected(sink.lake, "it's", "geo") == 0
+
+
+@pytest.mark.parametrize("stream", [TOPIC, "it's", "a/b/c", "' or '1'='1", '"'])
+def test_a_rejected_record_is_found_by_its_id(tmp_path: Path, stream: str) -> None:
+    lake = Lake(str(tmp_path))
+    lake.create()
+    for partition in ("0", "shardId-000"):
+        raws = [b"{%d" % offset for offset in range(11)]
+        origin = Origin("s3", stream, partition)
+        rejected = decode(GEO, raws).rejected
+        lake.append(REJECTED, [landing._rejection(GEO, origin, 0, raws, rejected)])
+    for offset in (0, 1, 10):
+        identity = f"s3/{stream}/shardId-000/{offset}"
+        found = bronze.rejected_record(lake.uri, identity)
+        assert (found.id, found.raw, found.kind) == (identity, b"{%d" % offset, "geo")
+        padded = f"s3/{stream}/shardId-000/{offset:020}"
+        assert bronze.rejected_record(lake.uri, padded) == found
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [
+        "",
+        "/",
+        "0",
+        f"s3/{TOPIC}/0",
+        f"s3/{TOPIC}/0/9",
+        f"{TOPIC}/0/0",
+        "' or true --",
+        "s3/' or/0/0",
+    ],
+)
+def test_no_rejected_record_has_such_an_id(sink: Sink, identity: str) -> None:
+    sink.put(0, [b"{"])
+    sink.land()
+    with pytest.raises(LakeError, match="'ingest rejected list' shows the ids"):
+        bronze.rejected_record(sink.lake, identity)
 
 
 # ---------------------------------------------------------------------------- a crash

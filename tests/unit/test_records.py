@@ -298,6 +298,17 @@ def test_a_malformed_record_harms_no_neighbour(bad: bytes) -> None:
     assert [(item.index, item.reason) for item in decoded.rejected] == [(1, "malformed")]
 
 
+@pytest.mark.parametrize("levels", [499, 500, 501])
+@pytest.mark.parametrize("opened", ["[", '{"a":'])
+def test_the_deepest_nesting_that_lands(levels: int, opened: str) -> None:
+    closed = "]" if opened == "[" else "}"
+    inside = opened * (levels - 1) + '"]}[{"' + closed * (levels - 1)
+    raw = f'{{"ind": 1, "title": "[{{", "extra": {inside}}}'.encode()
+    found = outcomes(PIN, [raw])
+    assert found == expected(PIN, [raw])
+    assert isinstance(found[0], Rejected if levels > 500 else Landed)
+
+
 @pytest.mark.parametrize("raw", [b"", b" ", b"\r", b"\t \r\n", b"\x0b\x0c"])
 def test_white_space_is_no_record(raw: bytes) -> None:
     assert is_blank(raw)
