@@ -493,7 +493,6 @@ def test_an_interrupted_run_is_taken_up_by_the_next(command: Command) -> None:
     for partition, end in ends.items():
         command.put(0, map(line, range(end)), partition)
     # A runner in the background hands an ignored SIGINT down to what it starts.
-    # A runner in the background hands an ignored SIGINT down to what it starts.
     process = start_ingest(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     log = Path(command.lake, "bronze", "geo", "_delta_log")
     wait_until((log / "00000000000000000001.json").exists)
