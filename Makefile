@@ -14,11 +14,11 @@ FIND_PYTHON = for python in python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& { echo $$python; break; }; done
 
-.PHONY: help install demo test lint docs report bench lock clean reset
+.PHONY: help install demo test lint docs report spark spark-down spark-install bench lock clean reset
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
-		awk -F '\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+		awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 install: $(VENV)/.base profiles.yml ## Make .venv with what the pipeline needs
 
@@ -49,6 +49,16 @@ docs: install ## Write the dbt docs as one page, target/static_index.html
 report: install ## Write report/index.html from the marts as they are
 	@$(BIN)/python -m reporting page --out report/index.html
 
+STACK := $(or $(STACK_HOME),.stack)
+
+spark: install spark-install ## Start Apache Spark with Delta here, for `dbt build --target spark`
+	@$(BIN)/python -m stack up spark
+
+spark-down: install ## End it
+	@$(BIN)/python -m stack down spark
+
+spark-install: $(STACK)/spark/.installed ## Put Spark and Delta into .stack (500 MB; needs Java and Maven)
+
 bench: $(VENV)/.bench profiles.yml ## Measure landing and building (see benchmarks/README.md)
 	$(BIN)/python -m benchmarks
 
@@ -59,7 +69,8 @@ lock: ## Resolve the dependencies anew into requirements/
 	$(call INSTALL,$(LOCK) requirements/bootstrap.in -o requirements/bootstrap.txt) && \
 	"$$tools/bin/uv" $(LOCK) pyproject.toml -o requirements/base.txt && \
 	"$$tools/bin/uv" $(LOCK) --group dev pyproject.toml -o requirements/dev.txt && \
-	"$$tools/bin/uv" $(LOCK) --group dev --group bench pyproject.toml -o requirements/bench.txt
+	"$$tools/bin/uv" $(LOCK) --group dev --group bench pyproject.toml -o requirements/bench.txt && \
+	"$$tools/bin/uv" $(LOCK) requirements/spark.in -o requirements/spark.txt
 
 clean: ## Remove what builds and tests leave: target, logs, report, caches
 	rm -rf target logs report .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -95,4 +106,18 @@ $(VENV)/.base $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: requirements/%.txt pyproj
 	$(call INSTALL,pip install --quiet --python $(BIN)/python --require-hashes \
 		-r requirements/$*.txt) && "$$tools/bin/uv" pip install --quiet --python $(BIN)/python \
 		--no-deps --build-constraints requirements/bootstrap.txt -e .
+	@touch $@
+
+# Spark is a program here, not a library: it lies in a folder of its own, apart from the thin client
+# of the same package name.
+$(STACK)/spark/.installed: requirements/spark.txt requirements/spark-jars.xml
+	@command -v java >/dev/null && command -v mvn >/dev/null || { \
+		echo "error: Spark needs Java 17 and Maven; install them, for instance with" \
+			"'apt-get install default-jre-headless maven' or 'brew install openjdk@17 maven'" >&2; exit 1; }
+	@rm -rf $(STACK)/spark/python $(STACK)/spark/jars && mkdir -p $(STACK)/spark
+	$(call INSTALL,pip install --quiet --python $(BIN)/python --target $(STACK)/spark/python --require-hashes \
+		--build-constraints requirements/bootstrap.txt -r requirements/spark.txt)
+	@mvn --quiet --batch-mode --file requirements/spark-jars.xml \
+		org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
+		-DoutputDirectory=$(abspath $(STACK)/spark/jars) -DincludeGroupIds=io.delta,io.unitycatalog
 	@touch $@

@@ -1,0 +1,156 @@
+"""A server as a process of its own: started, waited for, found again, ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+#: How long a server may take to end when asked to, in seconds; then it is killed.
+PATIENCE = 20.0
+
+
+class ServerError(Exception):
+    """A server did not start; the message says where to look."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """What it takes to run a server.
+
+    Attributes:
+        name: what people call it.
+        command: the program and its arguments.
+        port: of 127.0.0.1, open as soon as the server is ready.
+        folder: its own; holds its data, its log and the record of its process.
+        env: variables besides those of this process.
+    """
+
+    name: str
+    command: Sequence[str]
+    port: int
+    folder: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def log(self) -> Path:
+        """What the server prints."""
+        return self.folder / "server.log"
+
+
+def start(server: Server, timeout: float = 90.0) -> int:
+    """Start a server, unless it runs, and wait until its port is open.
+
+    Args:
+        server: what to run.
+        timeout: seconds to wait for the port.
+
+    Returns:
+        The id of its process.
+
+    Raises:
+        ServerError: another process has the port, the server ended, or it was too slow; a server
+            that was too slow has been ended.
+    """
+    server.folder.mkdir(parents=True, exist_ok=True)
+    running = find(server.folder)
+    if running is None and listening(server.port):
+        raise ServerError(
+            f"port {server.port} of 127.0.0.1 is taken by another program; "
+            f"end it or choose another port for {server.name}"
+        )
+    if running is None:
+        with server.log.open("wb") as log:
+            child = subprocess.Popen(
+                server.command,
+                env={**os.environ, **server.env},
+                cwd=server.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        running = psutil.Process(child.pid)
+        _record(server.folder).write_text(
+            json.dumps({"pid": running.pid, "created": running.create_time()})
+        )
+    deadline = time.monotonic() + timeout
+    while not listening(server.port):
+        if not _alive(running):
+            raise ServerError(f"{server.name} ended: {_last_words(server)}; see {server.log}")
+        if time.monotonic() > deadline:
+            stop(server.folder)
+            raise ServerError(
+                f"{server.name} was not ready within {timeout:.0f} s; see {server.log}"
+            )
+        time.sleep(0.1)
+    return int(running.pid)
+
+
+def find(folder: Path) -> psutil.Process | None:
+    """The process that was started for a folder, if it still runs.
+
+    A process is told by its id and the time when it began: ids are used again.
+    """
+    try:
+        record = json.loads(_record(folder).read_text())
+        process = psutil.Process(record["pid"])
+        return process if process.create_time() == record["created"] and _alive(process) else None
+    except (OSError, ValueError, KeyError, psutil.Error):
+        return None
+
+
+def stop(folder: Path) -> bool:
+    """End the process that was started for a folder.
+
+    Returns:
+        Whether one was running.
+    """
+    process = find(folder)
+    _record(folder).unlink(missing_ok=True)
+    if process is None:
+        return False
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait(PATIENCE)
+    return True
+
+
+def listening(port: int) -> bool:
+    """Whether somebody takes connections at a port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _record(folder: Path) -> Path:
+    return folder / "process.json"
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _last_words(server: Server) -> str:
+    lines = server.log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it printed nothing"
