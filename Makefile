@@ -14,7 +14,8 @@ FIND_PYTHON = for python in python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& { echo $$python; break; }; done
 
-.PHONY: help install demo test lint docs report spark spark-down spark-install bench lock clean reset
+.PHONY: help install demo test lint docs report spark spark-down spark-install databricks bench lock \
+	clean reset
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -59,6 +60,8 @@ spark-down: install ## End it
 
 spark-install: $(STACK)/spark/.installed ## Put Spark and Delta into .stack (500 MB; needs Java and Maven)
 
+databricks: $(VENV)/.databricks profiles.yml ## Make .venv with what the databricks target needs
+
 bench: $(VENV)/.bench profiles.yml ## Measure landing and building (see benchmarks/README.md)
 	$(BIN)/python -m benchmarks
 
@@ -68,6 +71,7 @@ LOCK = pip compile --quiet --universal --generate-hashes --no-header --no-annota
 lock: ## Resolve the dependencies anew into requirements/
 	$(call INSTALL,$(LOCK) requirements/bootstrap.in -o requirements/bootstrap.txt) && \
 	"$$tools/bin/uv" $(LOCK) pyproject.toml -o requirements/base.txt && \
+	"$$tools/bin/uv" $(LOCK) --group databricks pyproject.toml -o requirements/databricks.txt && \
 	"$$tools/bin/uv" $(LOCK) --group dev pyproject.toml -o requirements/dev.txt && \
 	"$$tools/bin/uv" $(LOCK) --group dev --group bench pyproject.toml -o requirements/bench.txt && \
 	"$$tools/bin/uv" $(LOCK) requirements/spark.in -o requirements/spark.txt
@@ -102,7 +106,7 @@ define INSTALL
 	"$$tools/bin/uv" $(1)
 endef
 
-$(VENV)/.base $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: requirements/%.txt pyproject.toml
+$(VENV)/.base $(VENV)/.databricks $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: requirements/%.txt pyproject.toml
 	$(call INSTALL,pip install --quiet --python $(BIN)/python --require-hashes \
 		-r requirements/$*.txt) && "$$tools/bin/uv" pip install --quiet --python $(BIN)/python \
 		--no-deps --build-constraints requirements/bootstrap.txt -e .

@@ -1,0 +1,15 @@
+{#- What a SQL warehouse does in its own way. dbt takes a macro of the project before any of an
+    adapter, so what the project says for Spark would hold here as well. -#}
+
+{#- Unity Catalog decides where managed tables lie. -#}
+{% macro databricks__create_schema(relation) -%}
+    {{ dbt.spark__create_schema(relation) }}
+{%- endmacro %}
+
+{% macro databricks__get_merge_sql(
+    target, source, unique_key, dest_columns, incremental_predicates
+) -%}
+    {{ dbt.databricks__get_merge_sql(
+        target, source, unique_key, dest_columns, incremental_predicates
+    ) }}
+{%- endmacro %}
