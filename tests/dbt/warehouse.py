@@ -155,8 +155,9 @@ class Warehouse:
 
 
 def in_spark(statement: str) -> str:
-    """A statement with Spark's name for its own catalog."""
-    return re.sub(r"\bhive_metastore\b", "spark_catalog", statement)
+    """A statement with Spark's name for its own catalog, and Spark's word for choosing one."""
+    statement = re.sub(r"\bhive_metastore\b", "spark_catalog", statement)
+    return re.sub(r"\Ause catalog\b", "SET CATALOG", statement.lstrip(), flags=re.IGNORECASE)
 
 
 def decode(message: bytes, part: str) -> tuple[str, int, Any]:
