@@ -1,10 +1,11 @@
-"""The dbt plugin for the local target: an embedded engine with the lake as its catalog.
+"""The dbt plugin for targets that reach their engine by Spark Connect: the lake is the catalog.
 
 dbt finds this module by its name's prefix and calls the plugin once in each process, before it
-connects. The engine (Sail, a Spark Connect server in a wheel) listens on a free port of the
-loopback interface and lives as long as the process. Its catalog is empty at the start, so every
-Delta table found under the lake is attached to it; new tables go to ``{lake}/{schema}/{table}``,
-because every schema is created with its folder as location.
+connects. For the local target it starts the engine (Sail, a Spark Connect server in a wheel),
+which listens on a free port of the loopback interface and lives as long as the process; for a
+target with ``spark.remote`` it connects to the server named there. Every Delta table found under
+the lake is attached to the engine's catalog; new tables go to ``{lake}/{schema}/{table}``, because
+every schema is created with its folder as location.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,27 +36,42 @@ class LakePlugin(dbtPlugin):
 
     def initialize(self) -> None:
         """Called by dbt once the command, the profile and the target are known."""
-        if get_flags().WHICH in WITHOUT_ENGINE or not _embedded():
+        if get_flags().WHICH in WITHOUT_ENGINE:
+            return
+        remote = _remote()
+        if remote is None:
             return
         lake = _absolute(os.environ.get("LAKE_URI") or "./lake", Path(get_flags().PROJECT_DIR))
         if get_flags().WHICH in WRITERS:
             _wait_for_turn(lake)
         _tell_macros("LAKE_LOCATION", lake)  # where create_schema puts new schemas
-        _tell_macros("LAKE_ENGINE", "embedded")  # how replace_by_key works
-        _attach(_session(), lake)
+        if remote:
+            _tell_macros("LAKE_ENGINE", "remote")
+            spark = _connected(remote)
+            _attach(spark, lake, like="")
+            _forget_what_is_gone(spark, lake)
+        else:
+            _tell_macros("LAKE_ENGINE", "embedded")  # how replace_by_key works
+            # The engine learns a table's columns from a query alone; nothing is written.
+            _attach(_session(), lake, like=" as select * from delta.`{location}` limit 0")
 
 
 plugins = [LakePlugin]
 
 
-def _embedded() -> bool:
-    """Whether the target is a Spark session that nobody else serves."""
+def _remote() -> str | None:
+    """The address of the target's Spark Connect server.
+
+    Returns:
+        The address; an empty text where the engine is the embedded one; None where the target is
+        no Spark session, so that nothing here concerns it.
+    """
     context = click.get_current_context(silent=True)
     profile = (context.obj or {}).get("profile") if context else None
     credentials = getattr(profile, "credentials", None)
     if credentials is None or credentials.type != "spark" or credentials.method != "session":
-        return False
-    return "spark.remote" not in (credentials.server_side_parameters or {})
+        return None
+    return str((credentials.server_side_parameters or {}).get("spark.remote", ""))
 
 
 def _absolute(lake: str, project: Path) -> str:
@@ -119,7 +136,27 @@ def _session() -> Any:
     return SparkSession.builder.remote(os.environ["SPARK_REMOTE"]).getOrCreate()
 
 
-def _attach(spark: Any, lake: str) -> None:
+def _connected(remote: str) -> Any:
+    """A session on a server that somebody else runs."""
+    os.environ["TZ"] = "UTC"
+    from pyspark.sql import SparkSession
+
+    # The adapter asks for a catalog kind at every statement; a server that runs has one.
+    warnings.filterwarnings("ignore", "Failed to set spark.sql.catalogImplementation")
+    try:
+        spark = SparkSession.builder.remote(remote).getOrCreate()
+        _ = spark.version
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise DbtRuntimeError(
+            f"no Spark Connect server answers at {remote}: {reason}; 'make spark' starts one here, "
+            "SPARK_REMOTE names another"
+        ) from error
+    return spark
+
+
+def _attach(spark: Any, lake: str, like: str) -> None:
+    """Put every table of the lake into the engine's catalog; those that are there stay."""
     spark.conf.set("spark.sql.session.timeZone", "UTC")
     tables = list(_tables_under(lake))
     if not any(schema == "bronze" for schema, _, _ in tables):
@@ -129,11 +166,13 @@ def _attach(spark: Any, lake: str) -> None:
         )
     for schema in sorted({schema for schema, _, _ in tables}):
         spark.sql(f"create schema if not exists `{schema}` location '{lake}/{schema}'")
+        if not like:
+            _check_location(spark, schema, f"{lake}/{schema}")
     for schema, table, location in tables:
         try:
             spark.sql(
                 f"create table if not exists `{schema}`.`{table}` using delta "
-                f"location '{location}' as select * from delta.`{location}` limit 0"
+                f"location '{location}'{like.format(location=location)}"
             )
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
@@ -141,6 +180,29 @@ def _attach(spark: Any, lake: str) -> None:
                 f"{location} cannot be attached as {schema}.{table}: {reason}; "
                 "repair it or move it out of the lake"
             ) from error
+
+
+def _check_location(spark: Any, schema: str, expected: str) -> None:
+    """A server that others use may have a schema of that name elsewhere."""
+    described = {row[0]: row[1] for row in spark.sql(f"describe schema `{schema}`").collect()}
+    found = described.get("Location", "").removeprefix("file:")
+    if found != expected:
+        raise DbtRuntimeError(
+            f"the server's schema {schema} lies in {found}, not in {expected}; set LAKE_URI to the "
+            "lake it serves, or start the server anew ('make spark-down', 'make spark')"
+        )
+
+
+def _forget_what_is_gone(spark: Any, lake: str) -> None:
+    """Take tables out of a server's catalog whose folders were removed, as `make reset` does."""
+    if "://" in lake:
+        return
+    for schema in {schema for schema, _, _ in _tables_under(lake)}:
+        views = {row["viewName"] for row in spark.sql(f"show views in `{schema}`").collect()}
+        for row in spark.sql(f"show tables in `{schema}`").collect():
+            table = row["tableName"]
+            if table not in views and not Path(lake, schema, table).exists():
+                spark.sql(f"drop table if exists `{schema}`.`{table}`")
 
 
 def _tables_under(lake: str) -> Iterator[tuple[str, str, str]]:

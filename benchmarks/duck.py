@@ -1,8 +1,9 @@
-"""The same compiled SQL on DuckDB: ``python -m benchmarks.duck LAKE TARGET WORK``.
+"""The same compiled SQL on DuckDB: ``python -m benchmarks.duck STEP LAKE TARGET DATABASE``.
 
-Reads what dbt compiled, translates Spark's SQL to DuckDB's, runs models and data tests in the
-order of dependence on the lake's own Parquet files, and compares the answers with the lake's.
-Prints one line of JSON.
+Reads what dbt compiled, translates Spark's SQL to DuckDB's, and runs in the order of dependence, on
+the lake's own Parquet files: every model from the beginning (``full``), every model as after a day
+(``day``: rows of incremental models replaced by key), or every data test (``test``). After models
+the answers are compared with the lake's. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -20,46 +21,63 @@ from deltalake import DeltaTable
 
 #: Functions of Spark that the translation leaves as they are.
 _FUNCTIONS = [
-    "create macro btrim(text, characters) as trim(text, characters)",
-    "create macro unix_micros(moment) as epoch_us(moment)",
-    "create macro date_from_unix_date(days) as date '1970-01-01' + days",
+    "create or replace macro btrim(text, characters) as trim(text, characters)",
+    "create or replace macro unix_micros(moment) as epoch_us(moment)",
+    "create or replace macro timestamp_micros(count) as make_timestamptz(count)",
+    "create or replace macro date_from_unix_date(days) as date '1970-01-01' + days",
 ]
 
 
-def main(lake: Path, target: Path, work: Path) -> dict[str, Any]:
-    """Build and test everything, and compare the answers.
+def main(step: str, lake: Path, target: Path, database: Path) -> dict[str, Any]:
+    """Run a step.
 
     Returns:
-        Seconds between the first and the last statement, and the number of rows that differ, by
-        table.
+        Seconds between the first and the last statement and of each model or test, and the number
+        of rows that differ, by table.
     """
     manifest = json.loads((target / "manifest.json").read_text())
-    nodes = _in_order(manifest)
-    database = work / "peer.duckdb"
-    database.unlink(missing_ok=True)
+    nodes = [
+        node
+        for node in _in_order(manifest)
+        if (node["resource_type"] == "test") == (step == "test")
+    ]
     connection = duckdb.connect(str(database))
     connection.execute("set TimeZone = 'UTC'")
     for statement in _FUNCTIONS:
         connection.execute(statement)
-    connection.execute("create schema bronze")
+    for schema in ("bronze", "staging", "intermediate", "marts"):
+        connection.execute(f"create schema if not exists {schema}")
     for table in sorted((lake / "bronze").iterdir()):
         if files := DeltaTable(str(table)).file_uris():
             rows = f"select * from read_parquet({files!r}, hive_partitioning = true)"
         else:  # nothing was rejected
             rows = "select '' as kind, '' as reason, now() as _landed_at where false"
-        connection.execute(f"create view bronze.{table.name} as {rows}")
-    for schema in ("staging", "intermediate", "marts"):
-        connection.execute(f"create schema {schema}")
+        connection.execute(f"create or replace view bronze.{table.name} as {rows}")
+    seconds: dict[str, float] = {}
     begun = time.monotonic()
     for node in nodes:
+        since = time.monotonic()
         sql = _translated((target / "compiled" / "pinterest" / _path(node)).read_text())
-        if node["resource_type"] == "model":
-            connection.execute(f"create table {node['schema']}.{node['name']} as {sql}")
-        else:
+        if step == "test":
             failing = connection.execute(f"select count(*) from ({sql}) as failures").fetchall()
             assert failing == [(0,)], (node["name"], failing)
-    seconds = time.monotonic() - begun
-    return {"seconds": seconds, "differing_rows": _differing(connection, lake, nodes)}
+        else:
+            incremental = step == "day" and node["config"]["materialized"] == "incremental"
+            _build(connection, f"{node['schema']}.{node['name']}", sql, incremental)
+        seconds[node["name"]] = time.monotonic() - since
+    total = time.monotonic() - begun
+    differing = {} if step == "test" else _differing(connection, lake, nodes)
+    connection.close()
+    return {"seconds": total, "nodes": seconds, "differing_rows": differing}
+
+
+def _build(connection: duckdb.DuckDBPyConnection, table: str, sql: str, incremental: bool) -> None:
+    if not incremental:
+        connection.execute(f"create or replace table {table} as {sql}")
+        return
+    connection.execute(f"create or replace temp table newer as {sql}")
+    connection.execute(f"delete from {table} where ind in (select ind from newer)")
+    connection.execute(f"insert into {table} by name select * from newer")
 
 
 def _in_order(manifest: dict[str, Any]) -> list[dict[str, Any]]:
@@ -117,4 +135,4 @@ def _differing(
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(*map(Path, sys.argv[1:4]))))
+    print(json.dumps(main(sys.argv[1], *map(Path, sys.argv[2:5]))))

@@ -9,7 +9,7 @@
     {%- if env_var("LAKE_ENGINE", "") == "embedded" -%}
     {{ embedded__get_merge_sql(target, source, unique_key) }}
     {%- else -%}
-    {{ dbt_spark.spark__get_merge_sql(
+    {{ dbt.spark__get_merge_sql(
         target, source, unique_key, dest_columns, incremental_predicates
     ) }}
     {%- endif -%}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import yaml
 from deltalake import DeltaTable, QueryBuilder
 
 import dbt_lake
@@ -92,6 +93,11 @@ class Built:
             for row in pa.table(result).to_pylist()
         ]
 
+    def types(self, schema: str, table: str) -> dict[str, str]:
+        """The types of a table's columns, as Delta names them."""
+        fields = DeltaTable(str(self.uri / schema / table)).schema().fields
+        return {field.name: str(field.type) for field in fields}
+
     def version(self, schema: str, table: str) -> int:
         """The number of a table's newest commit."""
         return DeltaTable(str(self.uri / schema / table)).version()
@@ -106,16 +112,16 @@ class Built:
         }
 
     @contextmanager
-    def dbt(self, session_time_zone: str = "", **settings: str) -> Iterator[Dbt]:
+    def dbt(self, parameters: Mapping[str, str] | None = None, **settings: str) -> Iterator[Dbt]:
         """A dbt process on this lake.
 
         Args:
-            session_time_zone: the engine's, where it is not the one that the plugin sets.
+            parameters: of the engine's session, besides those of the profile.
             settings: further environment variables.
         """
         environment = {
             "LAKE_URI": str(self.uri),
-            "DBT_PROFILES_DIR": str(profiles(self.folder, session_time_zone)),
+            "DBT_PROFILES_DIR": str(profiles(self.folder, parameters or {})),
             "DBT_PROJECT_DIR": str(ROOT),
             "DBT_TARGET_PATH": str(self.folder / "target"),
             "DBT_LOG_PATH": str(self.folder / "logs"),
@@ -147,7 +153,7 @@ class Dbt:
 
     def __call__(self, arguments: str) -> int:
         """Run commands, separated by a lone comma; give dbt's exit code back."""
-        return self.process.submit(dbt_lake.main, arguments.split()).result(timeout=300)
+        return self.process.submit(dbt_lake.main, arguments.split()).result(timeout=900)
 
     def succeed(self, arguments: str) -> None:
         """Run commands that must not fail."""
@@ -155,15 +161,15 @@ class Dbt:
         assert code == 0, f"dbt {arguments}: {self.log.read_text()[-6000:]}"
 
 
-def profiles(folder: Path, session_time_zone: str = "") -> Path:
-    """A profiles folder as a user makes it."""
-    profile = (ROOT / "profiles.example.yml").read_text()
-    if session_time_zone:
-        profile += "      server_side_parameters:\n"
-        profile += f"        spark.sql.session.timeZone: {session_time_zone}\n"
+def profiles(folder: Path, parameters: Mapping[str, str]) -> Path:
+    """A profiles folder as a user makes it, with parameters for every session."""
+    profile = yaml.safe_load((ROOT / "profiles.example.yml").read_text())
+    for output in profile["pinterest"]["outputs"].values():
+        if output.get("method") == "session":
+            output.setdefault("server_side_parameters", {}).update(parameters)
     path = folder / "profiles"
     path.mkdir(exist_ok=True)
-    (path / "profiles.yml").write_text(profile)
+    (path / "profiles.yml").write_text(yaml.safe_dump(profile))
     return path
 
 

@@ -66,7 +66,7 @@ def elsewhere(hostile_lake: Built, tmp_path_factory: pytest.TempPathFactory) -> 
         shutil.copytree(hostile_lake.uri / "bronze", lakes[zone].uri / "bronze")
 
     def build(zone: str) -> None:
-        with lakes[zone].dbt(session_time_zone=ZONES[zone], TZ=zone) as dbt:
+        with lakes[zone].dbt({"spark.sql.session.timeZone": ZONES[zone]}, TZ=zone) as dbt:
             dbt.succeed("run")
 
     with ThreadPoolExecutor() as threads:

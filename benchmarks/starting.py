@@ -1,0 +1,130 @@
+"""What a dbt command costs before its first query, and whose share is whose.
+
+Run as a process of its own, ``python -m benchmarks.starting LAKE``, it takes one command to its
+first query and prints the phases as a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.process import run
+
+#: The phases in the order they come, and whether they are this project's own.
+PHASES = {
+    "the interpreter": False,
+    "importing dbt": False,
+    "importing the engine and its client": False,
+    "importing the plugin": True,
+    "dbt's own start, with the parsed project read back": False,
+    "starting the engine": False,
+    "attaching the lake": True,
+    "dbt, from the plugin to the first query": False,
+}
+
+
+def measure(lake: Path, work: Path, runs: int) -> Iterator[tuple[str, str]]:
+    """Measure and say, phase by phase; medians.
+
+    Args:
+        lake: one that has been built.
+        work: a folder to write into.
+        runs: commands to run, after one that parses the project.
+    """
+    environment = {"LAKE_URI": str(lake.resolve()), "DBT_TARGET_PATH": str(work / "target-start")}
+    found = []
+    for number in range(runs + 1):
+        began = {"BEGAN": repr(time.time())}
+        cost = run([sys.executable, "-m", "benchmarks.starting", str(lake)], environment | began)
+        if number:
+            found.append(json.loads(cost.output.strip().splitlines()[-1]))
+    ours = 0.0
+    for phase, own in PHASES.items():
+        seconds = statistics.median(phases[phase] for phases in found)
+        ours += seconds if own else 0
+        yield f"{phase}{' (ours)' if own else ''}", f"{seconds:.2f} s"
+    total = statistics.median(sum(phases.values()) for phases in found)
+    yield "together", f"{total:.2f} s"
+    yield "our share", f"{ours:.2f} s"
+
+
+def main() -> dict[str, float]:
+    """Take one command to its first query.
+
+    Returns:
+        Seconds of each phase.
+    """
+    seconds = dict.fromkeys(PHASES, 0.0)
+    seconds["the interpreter"] = time.time() - float(os.environ["BEGAN"])
+
+    def timed(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            begun = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                seconds[phase] += time.perf_counter() - begun
+
+        return wrapped
+
+    def import_engine() -> None:
+        import pysail.spark
+        import pyspark.sql
+        import pyspark.sql.connect.session  # noqa: F401
+
+    def import_dbt() -> None:
+        import dbt.adapters.spark.session
+        import dbt.cli.main  # noqa: F401
+
+    def import_plugin() -> None:
+        import dbt_lake  # noqa: F401
+
+    timed("importing dbt", import_dbt)()
+    timed("importing the engine and its client", import_engine)()
+    timed("importing the plugin", import_plugin)()
+
+    import dbt.adapters.spark.session as session
+    import dbt.cli.main as dbt
+
+    import dbt_lake
+
+    marks: dict[str, float] = {}
+    initialize = dbt_lake.LakePlugin.initialize
+
+    def initialized(plugin: Any) -> None:
+        marks["plugin"] = time.perf_counter()
+        initialize(plugin)
+        marks["attached"] = time.perf_counter()
+
+    class FirstQuery(BaseException):
+        pass
+
+    def first_query(*_: Any, **__: Any) -> None:
+        marks["query"] = time.perf_counter()
+        raise FirstQuery
+
+    dbt_lake.LakePlugin.initialize = initialized  # type: ignore[method-assign]
+    dbt_lake._session = timed("starting the engine", dbt_lake._session)
+    session.Cursor.execute = first_query
+    begun = time.perf_counter()
+    try:
+        dbt.dbtRunner().invoke(["show", "--quiet", "--inline", "select 1"])
+    except FirstQuery:
+        pass
+    seconds["dbt's own start, with the parsed project read back"] = marks["plugin"] - begun
+    seconds["attaching the lake"] = (
+        marks["attached"] - marks["plugin"] - seconds["starting the engine"]
+    )
+    seconds["dbt, from the plugin to the first query"] = marks["query"] - marks["attached"]
+    return seconds
+
+
+if __name__ == "__main__":
+    print(json.dumps(main()))

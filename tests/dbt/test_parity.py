@@ -1,0 +1,210 @@
+"""Apache Spark and the embedded engine build the same tables from the same records."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stack import process, spark
+from tests import hostile, oracle
+from tests.dbt.lakes import INTERMEDIATE, MARTS, STAGING, Built, assert_oracle_agrees
+
+pytestmark = pytest.mark.skipif(not spark.installed(), reason=str(spark.missing()))
+
+TABLES = [
+    *(("staging", table) for table in STAGING),
+    *(("intermediate", table) for table in INTERMEDIATE),
+    *(("marts", table) for table in MARTS),
+]
+DAYS = 5
+
+#: A table's types, and its rows as they print; they print alike only if they are alike.
+Content = tuple[dict[str, str], list[str]]
+
+
+@dataclass
+class Grown:
+    """A lake that one engine built day by day, then the other."""
+
+    lake: Built
+    days: list[Mapping[str, Content]] = field(default_factory=list)
+    continued: Mapping[str, Content] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+    """A Spark of its own; the settings that make dbt use it."""
+    with serving(tmp_path_factory.mktemp("spark")) as settings:
+        yield settings
+
+
+class serving:
+    """A Spark Connect server for as long as the context lasts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Mapping[str, str]:
+        port = process.free_port()
+        process.start(
+            spark.connect_server(port, self.folder, {"spark.sql.shuffle.partitions": "2"})
+        )
+        return {"DBT_TARGET": "spark", "SPARK_REMOTE": f"sc://127.0.0.1:{port}"}
+
+    def __exit__(self, *_: object) -> None:
+        process.stop(self.folder)
+
+
+def lines(day: int) -> Mapping[str, list[bytes]]:
+    """Everything hostile on the first day; corrections and replays of it, and more, later."""
+    return hostile.hostile_lines(seed=4, posts=60) if day == 0 else LATER[day - 1]
+
+
+def split(all_lines: Mapping[str, list[bytes]], parts: int) -> list[dict[str, list[bytes]]]:
+    return [
+        {
+            kind: raws[len(raws) * part // parts : len(raws) * (part + 1) // parts]
+            for kind, raws in all_lines.items()
+        }
+        for part in range(parts)
+    ]
+
+
+#: The same posts' keys with other values: for every key of the first day there may be a correction.
+LATER = split(hostile.hostile_lines(seed=5, posts=60), DAYS)
+
+
+def stamp(day: int) -> datetime:
+    now = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return now - timedelta(days=DAYS - day)
+
+
+def content(lake: Built) -> dict[str, Content]:
+    return {
+        table: (lake.types(schema, table), sorted(map(repr, lake.rows(schema, table))))
+        for schema, table in TABLES
+    }
+
+
+def same_bronze(source: Built, folder: Path) -> Built:
+    """Another lake with the same bronze tables, whatever was built of them."""
+    copy = Built(folder, source.records, source.rejected)
+    shutil.copytree(source.uri / "bronze", copy.uri / "bronze", dirs_exist_ok=True)
+    return copy
+
+
+@dataclass
+class Pair:
+    """Lakes with the same records, one built by each engine, then each continued by the other."""
+
+    spark: Grown
+    embedded: Grown
+    without_ansi: Mapping[str, Content]
+    statuses: Mapping[str, str]
+    documented: Mapping[str, Any]
+
+
+@pytest.fixture(scope="module")
+def pair(server: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Five days on each engine; then Spark without ANSI mode; then a day by the other engine."""
+    left = Grown(Built(tmp_path_factory.mktemp("by_spark")))
+    ansi = {"spark.sql.ansi.enabled": "true"}
+    with left.lake.dbt(ansi, **server) as by_spark:
+        left.lake.land(lines(0), stamp(0))
+        right = Grown(same_bronze(left.lake, tmp_path_factory.mktemp("embedded")))
+        with right.lake.dbt() as embedded:
+            for day in range(DAYS):
+                if day:
+                    left.lake.land(lines(day), stamp(day))
+                    same_bronze(left.lake, right.lake.folder)
+                embedded.succeed("run")
+                by_spark.succeed("run" if day else "build --exclude-resource-type unit_test")
+                for grown in (left, right):
+                    grown.days.append(content(grown.lake))
+        by_spark.succeed("source freshness , docs generate")
+    target = left.lake.folder / "target"
+    freshness = json.loads((target / "sources.json").read_text())["results"]
+    catalog = json.loads((target / "catalog.json").read_text())
+    with left.lake.dbt({"spark.sql.ansi.enabled": "false"}, **server) as lenient:
+        lenient.succeed("run --full-refresh")
+    without_ansi = content(left.lake)
+    left.lake.land(lines(DAYS), stamp(DAYS))
+    same_bronze(left.lake, right.lake.folder)
+    with left.lake.dbt() as embedded:
+        embedded.succeed("run")
+    with (
+        serving(tmp_path_factory.mktemp("second_spark")) as second,
+        right.lake.dbt(**second) as by_spark,
+    ):
+        by_spark.succeed("run")
+    for grown in (left, right):
+        grown.continued = content(grown.lake)
+    return Pair(
+        left,
+        right,
+        without_ansi,
+        {entry["unique_id"]: entry["status"] for entry in freshness},
+        {**catalog["nodes"], **catalog["sources"]},
+    )
+
+
+@pytest.mark.parametrize("table", [table for _, table in TABLES])
+@pytest.mark.parametrize("day", range(DAYS))
+def test_both_engines_build_the_same(pair: Pair, day: int, table: str) -> None:
+    assert pair.spark.days[day][table] == pair.embedded.days[day][table]
+
+
+def test_later_days_changed_something(pair: Pair) -> None:
+    for before, after in zip(pair.spark.days, pair.spark.days[1:], strict=False):
+        changed = {table for table in before if before[table] != after[table]}
+        assert {*STAGING, *INTERMEDIATE, "data_quality"} <= changed
+
+
+@pytest.mark.parametrize("table", [table for _, table in TABLES])
+def test_ansi_mode_changes_nothing(pair: Pair, table: str) -> None:
+    assert pair.without_ansi[table] == pair.spark.days[-1][table]
+
+
+@pytest.mark.parametrize("table", [table for _, table in TABLES])
+def test_one_engine_continues_what_the_other_built(pair: Pair, table: str) -> None:
+    assert pair.spark.continued[table] == pair.embedded.continued[table]
+    assert_oracle_agrees(pair.embedded.lake)
+
+
+def test_spark_tells_how_fresh_the_sources_are(pair: Pair) -> None:
+    assert set(pair.statuses) == {f"source.pinterest.bronze.{kind}" for kind in oracle.KINDS}
+    assert set(pair.statuses.values()) <= {"pass", "warn"}
+
+
+def test_spark_documents_every_column(pair: Pair) -> None:
+    for schema, table in TABLES:
+        documented = pair.documented[f"model.pinterest.{table}"]["columns"]
+        assert {name: column["type"] for name, column in documented.items()}.keys() == (
+            pair.spark.lake.types(schema, table).keys()
+        )
+
+
+def test_a_server_with_another_lake_is_refused(
+    pair: Pair,  # noqa: ARG001 (its lake is the one the server has)
+    server: Mapping[str, str],
+    tmp_path: Path,
+) -> None:
+    other = Built(tmp_path)
+    other.land({}, stamp(0))
+    with other.dbt(**server) as dbt:
+        assert dbt("run") == 2
+    # and says so, instead of writing into the first lake
+
+
+def test_no_server_is_named(tmp_path: Path) -> None:
+    lake = Built(tmp_path)
+    lake.land({}, stamp(0))
+    with lake.dbt(DBT_TARGET="spark", SPARK_REMOTE="sc://127.0.0.1:1") as dbt:
+        assert dbt("run") == 2
