@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import sys
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -52,6 +54,7 @@ class LakePlugin(dbtPlugin):
             _forget_what_is_gone(spark, lake)
         else:
             _tell_macros("LAKE_ENGINE", "embedded")  # how replace_by_key works
+            _tell_macros("LAKE_SCRATCH", _scratch(lake))  # where create_table_as gathers slices
             # The engine learns a table's columns from a query alone; nothing is written.
             _attach(_session(), lake, like=" as select * from delta.`{location}` limit 0")
 
@@ -115,6 +118,27 @@ def _wait_for_turn(lake: str) -> None:
     _turn = lock
 
 
+def _scratch(lake: str) -> str:
+    """The name of a folder for this process, on the lake's disk; it goes when the process ends."""
+    below = Path(tempfile.gettempdir()) if "://" in lake else Path(lake)
+    scratch = below / f".scratch-{os.getpid()}"
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    for left in below.glob(".scratch-*"):
+        if left.stat().st_uid == os.getuid() and not _runs(int(left.name.rpartition("-")[2])):
+            shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
+    return str(scratch)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 _running: Any = None
 
 
@@ -123,6 +147,11 @@ def _session() -> Any:
     global _running
     os.environ["TZ"] = "UTC"
     os.environ.setdefault("RUST_LOG", "error")
+    # Beyond half of the machine's memory, sorting and grouping go on on disk.
+    if "SAIL_RUNTIME__MEMORY_POOL__TYPE" not in os.environ:
+        half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        os.environ["SAIL_RUNTIME__MEMORY_POOL__TYPE"] = "greedy"
+        os.environ["SAIL_RUNTIME__MEMORY_POOL__GREEDY__MAX_SIZE"] = str(half)
     from pysail.spark import SparkConnectServer
     from pyspark.sql import SparkSession
 
@@ -211,6 +240,8 @@ def _tables_under(lake: str) -> Iterator[tuple[str, str, str]]:
         yield from _tables_in_bucket(lake)
         return
     for log in sorted(Path(lake).glob("*/*/_delta_log")):
+        if log.parent.parent.name.startswith("."):
+            continue
         if any(log.glob("*.json")) or any(log.glob("*.parquet")):
             yield log.parent.parent.name, log.parent.name, str(log.parent)
 

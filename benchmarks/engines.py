@@ -20,6 +20,7 @@ from benchmarks.process import Cost, run
 from stack import process, spark
 
 ROOT = Path(__file__).parents[1]
+DUCK = [sys.executable, "-m", "benchmarks.duck"]
 
 
 @dataclass(frozen=True)
@@ -187,10 +188,7 @@ class DuckDB:
 
     def _run(self, lake: Path, step: str) -> Step:
         before = self.database.stat().st_size if self.database.exists() else 0
-        cost = run(
-            [sys.executable, "-m", "benchmarks.duck", step]
-            + [str(lake), str(self.compiled), str(self.database)]
-        )
+        cost = run([*DUCK, step, str(lake), str(self.compiled), str(self.database)])
         said = json.loads(cost.output.strip().splitlines()[-1])
         if said["differing_rows"]:
             raise RuntimeError(f"DuckDB's answers differ: {said['differing_rows']}")

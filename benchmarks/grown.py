@@ -83,7 +83,9 @@ def _pieces(kind: str, rows: pa.Table, copy: int) -> list[Piece]:
                 own = pc.binary_join_element_wise(pc.cast(column, pa.string()), suffix, "")
                 column = pc.if_else(pc.is_in(column, _NO_DATA), column, own)
             columns.append(pa.array(column.combine_chunks()).cast(field.type))
-        names = [f.name for f in SCHEMAS[kind] if not f.name.startswith("_") or f.name == "_rescued"]
+        names = [
+            f.name for f in SCHEMAS[kind] if not f.name.startswith("_") or f.name == "_rescued"
+        ]
         batch = pa.RecordBatch.from_arrays(columns, names=names)
         origin = Origin(f"copy-{copy}", f"benchmark.{kind}", partition)
         pieces.append(Piece(origin, offsets[0].as_py(), offsets[-1].as_py() + 1, offsets, batch))

@@ -92,8 +92,8 @@ def _beside(lake: Path) -> Path:
 
 
 def _grow(base: Path, lake: Path, copies: int, first: int, last: int) -> None:
-    run([sys.executable, "-m", "benchmarks.grown", str(base), str(lake)]
-        + [str(copies), str(first), str(last)])  # fmt: skip
+    days = [str(copies), str(first), str(last)]
+    run([sys.executable, "-m", "benchmarks.grown", str(base), str(lake), *days])
 
 
 def keep(results: Sequence[Result], path: Path) -> None:

@@ -6,6 +6,8 @@ first query and prints the phases as a line of JSON.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import statistics
@@ -74,21 +76,13 @@ def main() -> dict[str, float]:
 
         return wrapped
 
-    def import_engine() -> None:
-        import pysail.spark
-        import pyspark.sql
-        import pyspark.sql.connect.session  # noqa: F401
-
-    def import_dbt() -> None:
-        import dbt.adapters.spark.session
-        import dbt.cli.main  # noqa: F401
-
-    def import_plugin() -> None:
-        import dbt_lake  # noqa: F401
-
-    timed("importing dbt", import_dbt)()
-    timed("importing the engine and its client", import_engine)()
-    timed("importing the plugin", import_plugin)()
+    for phase, modules in {
+        "importing dbt": ("dbt.cli.main", "dbt.adapters.spark.session"),
+        "importing the engine and its client": ("pysail.spark", "pyspark.sql.connect.session"),
+        "importing the plugin": ("dbt_lake",),
+    }.items():
+        for module in modules:
+            timed(phase, importlib.import_module)(module)
 
     import dbt.adapters.spark.session as session
     import dbt.cli.main as dbt
@@ -110,14 +104,12 @@ def main() -> dict[str, float]:
         marks["query"] = time.perf_counter()
         raise FirstQuery
 
-    dbt_lake.LakePlugin.initialize = initialized  # type: ignore[method-assign]
+    dbt_lake.LakePlugin.initialize = initialized  # type: ignore[assignment,method-assign]
     dbt_lake._session = timed("starting the engine", dbt_lake._session)
     session.Cursor.execute = first_query
     begun = time.perf_counter()
-    try:
+    with contextlib.suppress(FirstQuery):
         dbt.dbtRunner().invoke(["show", "--quiet", "--inline", "select 1"])
-    except FirstQuery:
-        pass
     seconds["dbt's own start, with the parsed project read back"] = marks["plugin"] - begun
     seconds["attaching the lake"] = (
         marks["attached"] - marks["plugin"] - seconds["starting the engine"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -114,6 +115,11 @@ class Pair:
 @pytest.fixture(scope="module")
 def pair(server: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """Five days on each engine; then Spark without ANSI mode; then a day by the other engine."""
+    begun = time.monotonic()
+
+    def progress(what: str) -> None:
+        print(f"{what} after {time.monotonic() - begun:.0f} s", flush=True)
+
     left = Grown(Built(tmp_path_factory.mktemp("by_spark")))
     ansi = {"spark.sql.ansi.enabled": "true"}
     with left.lake.dbt(ansi, **server) as by_spark:
@@ -126,6 +132,7 @@ def pair(server: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) ->
                     same_bronze(left.lake, right.lake.folder)
                 embedded.succeed("run")
                 by_spark.succeed("run" if day else "build --exclude-resource-type unit_test")
+                progress(f"day {day}")
                 for grown in (left, right):
                     grown.days.append(content(grown.lake))
         by_spark.succeed("source freshness , docs generate")
@@ -135,6 +142,7 @@ def pair(server: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     with left.lake.dbt({"spark.sql.ansi.enabled": "false"}, **server) as lenient:
         lenient.succeed("run --full-refresh")
     without_ansi = content(left.lake)
+    progress("without ANSI mode")
     left.lake.land(lines(DAYS), stamp(DAYS))
     same_bronze(left.lake, right.lake.folder)
     with left.lake.dbt() as embedded:

@@ -32,7 +32,13 @@ changed as (
 ),
 
 {% endif -%}
-{% set changed_only = "where ind in (select ind from changed)" if is_incremental() %}
+{% set of_this_run -%}
+    {%- if is_incremental() -%}
+    ind in (select ind from changed)
+    {%- else -%}
+    {{ of_slice("ind", ref("stg_pin")) }}
+    {%- endif -%}
+{%- endset -%}
 pins_and_places as (
     select
         coalesce(pins.ind, places.ind) as ind,
@@ -43,8 +49,8 @@ pins_and_places as (
         places.country,
         places.`timestamp`,
         places._landed_at as geo_landed_at
-    from (select * from pins {{ changed_only }}) as pins
-    full outer join (select * from places {{ changed_only }}) as places on pins.ind = places.ind
+    from (select * from pins where {{ of_this_run }}) as pins
+    full outer join (select * from places where {{ of_this_run }}) as places on pins.ind = places.ind
 ),
 
 posts as (
@@ -62,7 +68,7 @@ posts as (
         users.date_joined,
         users._landed_at as user_landed_at
     from pins_and_places
-    full outer join (select * from users {{ changed_only }}) as users
+    full outer join (select * from users where {{ of_this_run }}) as users
         on pins_and_places.ind = users.ind
 ),
 

@@ -6,25 +6,18 @@ posts as (
     where country is not null and poster_name is not null and follower_count is not null
 ),
 
-posters as (
-    select country, poster_name, max(follower_count) as follower_count
+-- One row a country: the side of the join that an engine keeps in memory.
+highest as (
+    select country, max(follower_count) as follower_count
     from posts
-    group by country, poster_name
-),
-
-ranked as (
-    select
-        country,
-        poster_name,
-        follower_count,
-        rank() over (partition by country order by follower_count desc) as place
-    from posters
+    group by country
 ),
 
 final as (
-    select country, poster_name, follower_count
-    from ranked
-    where place = 1
+    select distinct posts.country, posts.poster_name, posts.follower_count
+    from highest
+    inner join posts
+        on highest.country = posts.country and highest.follower_count = posts.follower_count
 )
 
 select * from final
