@@ -13,3 +13,7 @@
         target, source, unique_key, dest_columns, incremental_predicates
     ) }}
 {%- endmacro %}
+
+{% macro databricks__create_table_as(temporary, relation, compiled_code, language="sql") -%}
+    {{ dbt.databricks__create_table_as(temporary, relation, compiled_code, language) }}
+{%- endmacro %}

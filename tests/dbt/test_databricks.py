@@ -65,6 +65,13 @@ def configs(folder: Path) -> dict[str, Any]:
     return {n["name"]: n["config"] for n in nodes if n["resource_type"] == "model"}
 
 
+def test_no_override_for_spark_reaches_databricks() -> None:
+    """dbt takes the project's macros before any adapter's, those for Spark too."""
+    macros = "".join(path.read_text() for path in (ROOT / "dbt_project/macros").glob("*.sql"))
+    named = {of: set(re.findall(rf"macro {of}__(\w+)", macros)) for of in ("spark", "databricks")}
+    assert named["spark"] <= named["databricks"]
+
+
 def test_other_targets_grant_nothing(tmp_path: Path) -> None:
     done = dbt(tmp_path, "parse", "--target", "local", "--vars", '{"readers": ["analysts"]}')
     assert done.returncode == 0, done.stdout
