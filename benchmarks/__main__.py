@@ -11,30 +11,79 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import building, landing
+from benchmarks import chart, daily, grown, landing, scale, starting
+from benchmarks.engines import Sail
+from stack import spark
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 def main(
-    posts: Annotated[int, typer.Option(help="Posts of the full build.")] = 5_000_000,
+    sizes: Annotated[str, typer.Option(help="Sizes to build, in millions of posts.")] = "1,5,20",
+    engines: Annotated[str, typer.Option(help="Besides Sail, which always runs.")] = "duckdb,spark",
+    spark_up_to: Annotated[int, typer.Option(help="The largest size for Spark.")] = 5,
     landing_posts: Annotated[int, typer.Option(help="Posts to land.")] = 1_000_000,
-    runs: Annotated[int, typer.Option(help="Runs of each landing.")] = 3,
+    runs: Annotated[int, typer.Option(help="Runs of each landing, and of the start.")] = 3,
     work: Annotated[Path, typer.Option(help="Where inputs and lakes are written.")] = Path(
         "benchmarks/data"
     ),
-    only: Annotated[str, typer.Option(help="landing or building; both by default.")] = "",
+    only: Annotated[str, typer.Option(help="landing, building or starting.")] = "",
 ) -> None:
-    """Measure landing and building on this machine; inputs are kept for the next time."""
+    """Measure landing, building and starting on this machine; inputs are kept for the next time.
+
+    Example: python -m benchmarks --only building --sizes 1,5,20,100 --engines duckdb
+    """
     work.mkdir(parents=True, exist_ok=True)
     lines = [f"{os.cpu_count()} cores, {_memory()} of memory, Python {platform.python_version()}"]
     console.print(lines[0])
     if only in ("", "landing"):
         lines += _say("Landing", landing.measure(work, landing_posts, runs))
     if only in ("", "building"):
-        lines += _say("Building", building.measure(work, posts))
+        lines += _build(work, sizes, engines, spark_up_to)
+    if only in ("", "starting"):
+        lines += _say("Starting", _start(work, runs))
     (work / "latest.md").write_text("\n".join(lines) + "\n")
     console.print(f"kept in {work / 'latest.md'}")
+
+
+def _build(work: Path, sizes: str, engines: str, spark_up_to: int) -> list[str]:
+    names = [name for name in engines.split(",") if name]
+    if "spark" in names and (reason := spark.missing()):
+        console.print(f"without Spark: {reason}")
+        names.remove("spark")
+    console.print("\nBuilding")
+    results = []
+    for result in scale.measure(work, [int(size) for size in sizes.split(",")], names, spark_up_to):
+        results.append(result)
+        console.print(
+            f"  {result.millions:>4} million  {result.step:<5} {result.engine:<7}"
+            f" {result.cost.seconds:8.1f} s  {result.cost.peak_mb:8,.0f} MB"
+            f"  {result.cost.written_mb:8,.0f} MB written"
+        )
+        scale.keep(results, work / "building.json")
+    chart.draw(results, work / "building.png")
+    said = chart.ratios(results)
+    for name, figure in said:
+        console.print(f"  {name:<50} {figure}")
+    rows = [f"| {name} | {figure} |" for name, figure in said]
+    return [
+        "",
+        "## Building",
+        "",
+        *chart.table(results),
+        "",
+        "| what | figure |",
+        "|---|---|",
+        *rows,
+    ]
+
+
+def _start(work: Path, runs: int) -> Iterator[tuple[str, str]]:
+    lake = work / "lake-to-start"
+    if not lake.exists():
+        grown.grow(grown.base(work), lake, 1, daily.DAYS - 1, daily.DAYS - 1)
+        Sail(work).full(lake)
+    yield from starting.measure(lake, work, runs)
 
 
 def _say(title: str, figures: Iterator[tuple[str, str]]) -> list[str]:
