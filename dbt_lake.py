@@ -11,8 +11,10 @@ every schema is created with its folder as location.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import warnings
@@ -20,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from dbt.flags import get_flags
@@ -172,16 +175,19 @@ def _connected(remote: str) -> Any:
 
     # The adapter asks for a catalog kind at every statement; a server that runs has one.
     warnings.filterwarnings("ignore", "Failed to set spark.sql.catalogImplementation")
+    # dbt tells of a failed statement; the client would add pages of the server's stack.
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
+    # The client itself would try again for ten minutes.
+    address = urlsplit(remote)
     try:
-        spark = SparkSession.builder.remote(remote).getOrCreate()
-        _ = spark.version
-    except Exception as error:
-        reason = str(error).strip().splitlines()[-1].strip()
+        with socket.create_connection((address.hostname or "", address.port or 15002), timeout=10):
+            pass
+    except OSError as error:
         raise DbtRuntimeError(
-            f"no Spark Connect server answers at {remote}: {reason}; 'make spark' starts one here, "
-            "SPARK_REMOTE names another"
+            f"no Spark Connect server answers at {remote}: {error.strerror or error}; 'make spark' "
+            "starts one on this machine, SPARK_REMOTE names another"
         ) from error
-    return spark
+    return SparkSession.builder.remote(remote).getOrCreate()
 
 
 def _attach(spark: Any, lake: str, like: str) -> None:

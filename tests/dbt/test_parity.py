@@ -26,6 +26,21 @@ TABLES = [
 ]
 DAYS = 5
 
+#: Spark's names of types, and Delta's.
+DELTA_TYPES = {
+    **{
+        name: f'PrimitiveType("{delta}")'
+        for name, delta in {
+            "bigint": "long",
+            "int": "integer",
+            "string": "string",
+            "double": "double",
+            "timestamp": "timestamp",
+        }.items()
+    },
+    "array<double>": 'ArrayType(PrimitiveType("double"), contains_null=True)',
+}
+
 #: A table's types, and its rows as they print; they print alike only if they are alike.
 Content = tuple[dict[str, str], list[str]]
 
@@ -183,6 +198,10 @@ def test_ansi_mode_changes_nothing(pair: Pair, table: str) -> None:
 @pytest.mark.parametrize("table", [table for _, table in TABLES])
 def test_one_engine_continues_what_the_other_built(pair: Pair, table: str) -> None:
     assert pair.spark.continued[table] == pair.embedded.continued[table]
+
+
+def test_what_both_engines_built_is_right(pair: Pair) -> None:
+    assert_oracle_agrees(pair.spark.lake)
     assert_oracle_agrees(pair.embedded.lake)
 
 
@@ -193,10 +212,11 @@ def test_spark_tells_how_fresh_the_sources_are(pair: Pair) -> None:
 
 def test_spark_documents_every_column(pair: Pair) -> None:
     for schema, table in TABLES:
-        documented = pair.documented[f"model.pinterest.{table}"]["columns"]
-        assert {name: column["type"] for name, column in documented.items()}.keys() == (
-            pair.spark.lake.types(schema, table).keys()
+        found = pair.documented[f"model.pinterest.{table}"]["columns"].values()
+        assert {column["name"]: DELTA_TYPES[column["type"]] for column in found} == (
+            pair.spark.lake.types(schema, table)
         )
+    assert set(pair.documented) >= {f"source.pinterest.bronze.{kind}" for kind in oracle.KINDS}
 
 
 def test_a_server_with_another_lake_is_refused(
@@ -208,11 +228,18 @@ def test_a_server_with_another_lake_is_refused(
     other.land({}, stamp(0))
     with other.dbt(**server) as dbt:
         assert dbt("run") == 2
-    # and says so, instead of writing into the first lake
+    assert not (other.uri / "staging").exists()
 
 
-def test_no_server_is_named(tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_is_named_at_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     lake = Built(tmp_path)
     lake.land({}, stamp(0))
+    begun = time.monotonic()
     with lake.dbt(DBT_TARGET="spark", SPARK_REMOTE="sc://127.0.0.1:1") as dbt:
         assert dbt("run") == 2
+    assert time.monotonic() - begun < 120
+    said = capfd.readouterr().err
+    assert "no Spark Connect server answers at sc://127.0.0.1:1: Connection refused" in said
+    assert "make spark" in said
