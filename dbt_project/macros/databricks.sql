@@ -17,3 +17,7 @@
 {% macro databricks__create_table_as(temporary, relation, compiled_code, language="sql") -%}
     {{ dbt.databricks__create_table_as(temporary, relation, compiled_code, language) }}
 {%- endmacro %}
+
+{% macro databricks__list_relations_without_caching(relation) -%}
+    {{ return(dbt.databricks__list_relations_without_caching(relation)) }}
+{%- endmacro %}

@@ -111,7 +111,7 @@ class Warehouse:
                 if re.search(pattern, statement, re.IGNORECASE):
                     self.refused.append((kind, statement))
                     return refusal(number, f"the stand-in has no {kind}")
-            requested.statement = in_spark(requested.statement)
+            requested.statement = in_spark(statement)
         answer = self._ask(name, number, arguments)
         given = answer.success
         if name == "OpenSession":
@@ -157,7 +157,7 @@ class Warehouse:
 def in_spark(statement: str) -> str:
     """A statement with Spark's name for its own catalog, and Spark's word for choosing one."""
     statement = re.sub(r"\bhive_metastore\b", "spark_catalog", statement)
-    return re.sub(r"\Ause catalog\b", "SET CATALOG", statement.lstrip(), flags=re.IGNORECASE)
+    return re.sub(r"\Ause catalog\b", "SET CATALOG", statement, flags=re.IGNORECASE)
 
 
 def decode(message: bytes, part: str) -> tuple[str, int, Any]:
