@@ -18,10 +18,10 @@ from typing import Any
 import duckdb
 import sqlglot
 from deltalake import DeltaTable
+from sqlglot import exp
 
 #: Functions of Spark that the translation leaves as they are.
 _FUNCTIONS = [
-    "create or replace macro btrim(text, characters) as trim(text, characters)",
     "create or replace macro unix_micros(moment) as epoch_us(moment)",
     "create or replace macro timestamp_micros(count) as make_timestamptz(count)",
     "create or replace macro date_from_unix_date(days) as date '1970-01-01' + days",
@@ -108,8 +108,28 @@ def _path(node: dict[str, Any]) -> str:
 
 
 def _translated(sql: str) -> str:
+    """Spark's SQL as DuckDB's, in the form that is fastest there."""
     characters = re.sub(r"\\u([0-9a-f]{4})", lambda match: chr(int(match[1], 16)), sql)
-    return str(sqlglot.transpile(characters, read="spark", write="duckdb")[0])
+    parsed = sqlglot.parse_one(characters, read="spark").transform(_trimmed)
+    # Of the two percentiles, the one that interpolates, as Spark's does.
+    return str(parsed.sql(dialect="duckdb")).replace("QUANTILE(", "QUANTILE_CONT(")
+
+
+def _trimmed(node: exp.Expression) -> exp.Expression:
+    """Its regular expression trims a list of characters three times as fast as its trim."""
+    name = node.name.lower() if isinstance(node, exp.Anonymous) else ""
+    if name == "btrim":
+        text, characters = node.expressions
+    elif isinstance(node, exp.Trim) and node.expression:
+        text, characters = node.this, node.expression
+    else:
+        return node
+    several = "[" + "".join(f"\\x{{{ord(character):x}}}" for character in characters.name) + "]+"
+    pattern = exp.Literal.string(f"^{several}|{several}$")
+    return exp.Anonymous(
+        this="regexp_replace",
+        expressions=[text, pattern, exp.Literal.string(""), exp.Literal.string("g")],
+    )
 
 
 def _differing(

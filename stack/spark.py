@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stack.process import Server, ServerError
@@ -83,12 +83,17 @@ def thrift_server(
         port,
         folder,
         settings or {},
-        (
-            "--hiveconf=hive.server2.transport.mode=http",
-            f"--hiveconf=hive.server2.thrift.http.port={port}",
-            "--hiveconf=hive.server2.thrift.bind.host=127.0.0.1",
-            "--hiveconf=hive.server2.thrift.http.path=cliservice",
-        ),
+        [
+            # Hive's parser wants an option's name and its value as two words.
+            word
+            for setting in (
+                "hive.server2.transport.mode=http",
+                f"hive.server2.thrift.http.port={port}",
+                "hive.server2.thrift.bind.host=127.0.0.1",
+                "hive.server2.thrift.http.path=cliservice",
+            )
+            for word in ("--hiveconf", setting)
+        ],
         home,
     )
 
@@ -99,7 +104,7 @@ def _submitted(
     port: int,
     folder: Path,
     settings: Mapping[str, str],
-    arguments: tuple[str, ...],
+    arguments: Sequence[str],
     home: Path,
 ) -> Server:
     if reason := missing(home):

@@ -26,6 +26,15 @@ TABLES = [
 ]
 DAYS = 5
 
+#: Little data and many statements: what pays off over hours costs here.
+SETTINGS = {
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.sql.shuffle.partitions": "1",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.rdd.parallelListingThreshold": "1000",
+}
+
 #: Spark's names of types, and Delta's.
 DELTA_TYPES = {
     **{

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,6 @@ REFUSED = {
     "tags": r"^alter\s.*\b(un)?set tags\b",
     "Unity Catalog's information_schema": r"`?system`?\.`?information_schema`?",
 }
-#: Hive's parser wants an option's name and its value as two words.
-HIVECONF = re.compile(r"\A(--hiveconf)=")
 #: What a SQL text may begin with that says nothing.
 COMMENTS = re.compile(r"\A(\s+|/\*.*?\*/|--[^\n]*\n)+", re.DOTALL)
 RUNNING = (ttypes.TOperationState.RUNNING_STATE, ttypes.TOperationState.PENDING_STATE)
@@ -205,8 +203,6 @@ def warehouse(folder: Path, settings: Mapping[str, str] | None = None) -> Iterat
     authority.issue_cert("127.0.0.1").configure_cert(context)
 
     server = spark.thrift_server(process.free_port(), folder / "spark", settings)
-    words = [word for part in server.command for word in HIVECONF.split(part)]
-    server = replace(server, command=[word for word in words if word])
     process.start(server)
     try:
         with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as front:

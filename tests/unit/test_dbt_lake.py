@@ -64,3 +64,24 @@ def test_a_lake_that_cannot_be_written_is_named(
     monkeypatch.setattr(dbt_lake, "_turn", None)
     with pytest.raises(DbtRuntimeError, match="cannot be written"):
         dbt_lake._wait_for_turn(str(tmp_path))
+
+
+def test_what_a_killed_process_gathered_goes(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in (ended.stdout.strip(), "1"):  # the process with id 1 always runs
+        (tmp_path / f".scratch-{name}" / "table").mkdir(parents=True)
+    ours = dbt_lake._scratch(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [".scratch-1"]
+    assert Path(ours).parent == tmp_path
+
+
+def test_what_is_being_gathered_is_no_table_of_the_lake(tmp_path: Path) -> None:
+    log = tmp_path / ".scratch-1" / "int_posts" / "_delta_log"
+    log.mkdir(parents=True)
+    (log / "00000000000000000000.json").write_text("{}")
+    assert list(dbt_lake._tables_under(str(tmp_path))) == []

@@ -1,0 +1,95 @@
+"""Servers as processes: started once, found again, named when they fail, ended by their own id."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stack import process, spark
+
+LISTEN = """
+import socket, sys, time
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+time.sleep(60)
+"""
+
+
+def server(folder: Path, script: str = LISTEN, port: int = 0) -> process.Server:
+    port = port or process.free_port()
+    return process.Server("The server", [sys.executable, "-c", script, str(port)], port, folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> object:
+    yield tmp_path / "run"
+    process.stop(tmp_path / "run")
+
+
+def test_a_server_is_ready_when_its_port_is_open(folder: Path) -> None:
+    listens = server(folder)
+    pid = process.start(listens)
+    assert process.listening(listens.port)
+    assert process.start(listens) == pid  # the same, not another
+    assert process.stop(folder)
+    assert not process.listening(listens.port)
+    assert not process.stop(folder)
+
+
+def test_a_port_that_is_taken_is_named(folder: Path, tmp_path: Path) -> None:
+    other = server(tmp_path / "other")
+    process.start(other)
+    try:
+        with pytest.raises(process.ServerError, match=rf"port {other.port} .* is taken"):
+            process.start(server(folder, port=other.port))
+    finally:
+        process.stop(tmp_path / "other")
+
+
+def test_a_server_that_ends_is_quoted(folder: Path) -> None:
+    with pytest.raises(process.ServerError, match=r"ended: no more room; see .*server\.log"):
+        process.start(server(folder, "raise SystemExit('no more room')"))
+    assert process.find(folder) is None
+
+
+def test_a_server_that_is_too_slow_is_ended(folder: Path) -> None:
+    with pytest.raises(process.ServerError, match="not ready within 1 s"):
+        process.start(server(folder, "import time; time.sleep(60)"), timeout=1)
+    assert process.find(folder) is None
+
+
+def test_a_process_with_the_same_id_is_left_alone(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "process.json").write_text(json.dumps({"pid": os.getpid(), "created": 1.0}))
+    assert process.find(folder) is None
+    assert not process.stop(folder)
+
+
+def test_what_spark_lacks_is_said_with_the_way_out(tmp_path: Path) -> None:
+    assert "make spark-install" in str(spark.missing(tmp_path)) or "Java" in str(
+        spark.missing(tmp_path)
+    )
+    with pytest.raises(process.ServerError):
+        spark.connect_server(1, tmp_path, home=tmp_path)
+
+
+def test_the_command_tells_what_runs(tmp_path: Path) -> None:
+    environment = {**os.environ, "STACK_HOME": str(tmp_path)}
+    said = [
+        subprocess.run(
+            [sys.executable, "-m", "stack", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for arguments in (["status"], ["up", "zoo"], ["up", "spark"])
+    ]
+    assert said[0].stdout == "Spark: not running\n"
+    assert "no server is called 'zoo'" in said[1].stderr
+    assert "error: Spark" in said[2].stderr
+    assert [run.returncode for run in said] == [0, 1, 1]
