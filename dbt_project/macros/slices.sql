@@ -7,7 +7,10 @@
 
 {#- A condition on the key that every row of the relation meets in one slice. -#}
 {% macro of_slice(key, relation) -%}
-    {%- if not execute or env_var("LAKE_ENGINE", "") != "embedded" -%}{{ return("true") }}{%- endif -%}
+    {#- A unit test's rows are no relation that can be counted. -#}
+    {%- if not execute or env_var("LAKE_ENGINE", "") != "embedded" or relation.is_cte -%}
+        {{ return("true") }}
+    {%- endif -%}
     {%- set rows = run_query("select count(*) from " ~ relation).columns[0].values()[0] | int -%}
     {%- set slices = (rows + var("rows_a_slice") | int - 1) // var("rows_a_slice") | int -%}
     {{ return("abs(" ~ key ~ " % 1) = 0 /* 1 slice of " ~ slices ~ " */" if slices > 1 else "true") }}

@@ -41,7 +41,9 @@ DELTA_TYPES = {
         name: f'PrimitiveType("{delta}")'
         for name, delta in {
             "bigint": "long",
+            "long": "long",
             "int": "integer",
+            "integer": "integer",
             "string": "string",
             "double": "double",
             "timestamp": "timestamp",

@@ -32,13 +32,8 @@ changed as (
 ),
 
 {% endif -%}
-{% set of_this_run -%}
-    {%- if is_incremental() -%}
-    ind in (select ind from changed)
-    {%- else -%}
-    {{ of_slice("ind", ref("stg_pin")) }}
-    {%- endif -%}
-{%- endset -%}
+{% set changed_only = "ind in (select ind from changed)" -%}
+{% set of_this_run = changed_only if is_incremental() else of_slice("ind", ref("stg_pin")) %}
 pins_and_places as (
     select
         coalesce(pins.ind, places.ind) as ind,
@@ -49,8 +44,14 @@ pins_and_places as (
         places.country,
         places.`timestamp`,
         places._landed_at as geo_landed_at
-    from (select * from pins where {{ of_this_run }}) as pins
-    full outer join (select * from places where {{ of_this_run }}) as places on pins.ind = places.ind
+    from (
+        select * from pins
+        where {{ of_this_run }}
+    ) as pins
+    full outer join (
+        select * from places
+        where {{ of_this_run }}
+    ) as places on pins.ind = places.ind
 ),
 
 posts as (
@@ -68,7 +69,10 @@ posts as (
         users.date_joined,
         users._landed_at as user_landed_at
     from pins_and_places
-    full outer join (select * from users where {{ of_this_run }}) as users
+    full outer join (
+        select * from users
+        where {{ of_this_run }}
+    ) as users
         on pins_and_places.ind = users.ind
 ),
 
