@@ -121,7 +121,7 @@ class Built:
         """
         environment = {
             "LAKE_URI": str(self.uri),
-            "DBT_PROFILES_DIR": str(profiles(self.folder, parameters or {})),
+            "DBT_PROFILES_DIR": str(profiles(self.folder, parameters)),
             "DBT_PROJECT_DIR": str(ROOT),
             "DBT_TARGET_PATH": str(self.folder / "target"),
             "DBT_LOG_PATH": str(self.folder / "logs"),
@@ -161,12 +161,12 @@ class Dbt:
         assert code == 0, f"dbt {arguments}: {self.log.read_text()[-6000:]}"
 
 
-def profiles(folder: Path, parameters: Mapping[str, str]) -> Path:
+def profiles(folder: Path, parameters: Mapping[str, str] | None = None) -> Path:
     """A profiles folder as a user makes it, with parameters for every session."""
     profile = yaml.safe_load((ROOT / "profiles.example.yml").read_text())
     for output in profile["pinterest"]["outputs"].values():
         if output.get("method") == "session":
-            output.setdefault("server_side_parameters", {}).update(parameters)
+            output.setdefault("server_side_parameters", {}).update(parameters or {})
     path = folder / "profiles"
     path.mkdir(exist_ok=True)
     (path / "profiles.yml").write_text(yaml.safe_dump(profile))
