@@ -49,17 +49,10 @@ class LakePlugin(dbtPlugin):
         lake = _absolute(os.environ.get("LAKE_URI") or "./lake", Path(get_flags().PROJECT_DIR))
         if get_flags().WHICH in WRITERS:
             _wait_for_turn(lake)
-        _tell_macros("LAKE_LOCATION", lake)  # where create_schema puts new schemas
-        if remote:
-            _tell_macros("LAKE_ENGINE", "remote")
-            spark = _connected(remote)
-            _attach(spark, lake, like="")
-            _forget_what_is_gone(spark, lake)
-        else:
-            _tell_macros("LAKE_ENGINE", "embedded")  # how replace_by_key works
             _tell_macros("LAKE_SCRATCH", _scratch(lake))  # where create_table_as gathers slices
-            # The engine learns a table's columns from a query alone; nothing is written.
-            _attach(_session(), lake, like=" as select * from delta.`{location}` limit 0")
+        _tell_macros("LAKE_LOCATION", lake)  # where create_schema puts new schemas
+        _tell_macros("LAKE_ENGINE", "remote" if remote else "embedded")  # how replace_by_key works
+        _attach(_connected(remote) if remote else _session(), lake, embedded=not remote)
 
 
 plugins = [LakePlugin]
@@ -122,24 +115,18 @@ def _wait_for_turn(lake: str) -> None:
 
 
 def _scratch(lake: str) -> str:
-    """The name of a folder for this process, on the lake's disk; it goes when the process ends."""
-    below = Path(tempfile.gettempdir()) if "://" in lake else Path(lake)
-    scratch = below / f".scratch-{os.getpid()}"
+    """An empty place on the lake's disk for the process whose turn it is.
+
+    It goes when the process ends; what a killed one left goes now. A lake in a bucket has none:
+    there it is a folder of the machine.
+    """
+    if "://" in lake:
+        scratch = Path(tempfile.gettempdir(), f"lake-scratch-{os.getpid()}")
+    else:
+        scratch = Path(lake, ".scratch")
+    shutil.rmtree(scratch, ignore_errors=True)
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-    for left in below.glob(".scratch-*"):
-        if left.stat().st_uid == os.getuid() and not _runs(int(left.name.rpartition("-")[2])):
-            shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
     return str(scratch)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 _running: Any = None
@@ -190,7 +177,7 @@ def _connected(remote: str) -> Any:
     return SparkSession.builder.remote(remote).getOrCreate()
 
 
-def _attach(spark: Any, lake: str, like: str) -> None:
+def _attach(spark: Any, lake: str, embedded: bool) -> None:
     """Put every table of the lake into the engine's catalog; those that are there stay."""
     spark.conf.set("spark.sql.session.timeZone", "UTC")
     tables = list(_tables_under(lake))
@@ -201,13 +188,17 @@ def _attach(spark: Any, lake: str, like: str) -> None:
         )
     for schema in sorted({schema for schema, _, _ in tables}):
         spark.sql(f"create schema if not exists `{schema}` location '{lake}/{schema}'")
-        if not like:
+        if not embedded:
             _check_location(spark, schema, f"{lake}/{schema}")
+            if "://" not in lake:
+                _forget_what_is_gone(spark, schema, Path(lake))
     for schema, table, location in tables:
+        # The embedded engine learns a table's columns from a query alone; nothing is written.
+        like = f" as select * from delta.`{location}` limit 0" if embedded else ""
         try:
             spark.sql(
                 f"create table if not exists `{schema}`.`{table}` using delta "
-                f"location '{location}'{like.format(location=location)}"
+                f"location '{location}'{like}"
             )
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
@@ -228,16 +219,13 @@ def _check_location(spark: Any, schema: str, expected: str) -> None:
         )
 
 
-def _forget_what_is_gone(spark: Any, lake: str) -> None:
-    """Take tables out of a server's catalog whose folders were removed, as `make reset` does."""
-    if "://" in lake:
-        return
-    for schema in {schema for schema, _, _ in _tables_under(lake)}:
-        views = {row["viewName"] for row in spark.sql(f"show views in `{schema}`").collect()}
-        for row in spark.sql(f"show tables in `{schema}`").collect():
-            table = row["tableName"]
-            if table not in views and not Path(lake, schema, table).exists():
-                spark.sql(f"drop table if exists `{schema}`.`{table}`")
+def _forget_what_is_gone(spark: Any, schema: str, lake: Path) -> None:
+    """Take tables out of a server's catalog whose folders were removed."""
+    views = {row["viewName"] for row in spark.sql(f"show views in `{schema}`").collect()}
+    for row in spark.sql(f"show tables in `{schema}`").collect():
+        table = row["tableName"]
+        if table not in views and not Path(lake, schema, table).exists():
+            spark.sql(f"drop table if exists `{schema}`.`{table}`")
 
 
 def _tables_under(lake: str) -> Iterator[tuple[str, str, str]]:

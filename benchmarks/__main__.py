@@ -82,7 +82,7 @@ def _start(work: Path, runs: int) -> Iterator[tuple[str, str]]:
     lake = work / "lake-to-start"
     if not lake.exists():
         grown.grow(grown.base(work), lake, 1, daily.DAYS - 1, daily.DAYS - 1)
-        Sail(work).full(lake)
+        Sail(work).run("full", lake)
     yield from starting.measure(lake, work, runs)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import altair as alt
 import vl_convert
 
-from benchmarks.scale import STEPS, Result
+from benchmarks.engines import STEPS
+from benchmarks.scale import Result
 
 _NAMES = {"full": "full build", "day": "a day of 1 %", "test": "dbt test"}
 _COLORS = {"Sail": "#0b6e4f", "DuckDB": "#d9a400", "Spark": "#b5402a"}

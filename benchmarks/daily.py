@@ -1,13 +1,8 @@
-"""A lake that grew day by day: landing with each day's own clock.
-
-Run as a process of its own: ``python -m benchmarks.daily FOLDER LAKE FIRST LAST`` lands the days
-from FIRST to LAST (counted from 0) of the posts that ``prepare`` wrote to FOLDER.
-"""
+"""A lake that grew day by day: landing with each day's own clock."""
 
 from __future__ import annotations
 
 import json
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -35,7 +30,7 @@ def prepare(folder: Path, posts: int) -> None:
 
 
 def land(folder: Path, lake: str, first: int, last: int) -> None:
-    """Land days of the prepared posts, each stamped with a day of its own."""
+    """Land days, counted from 0, of the prepared posts, each stamped with a day of its own."""
     store = Folder(str(folder))
     sizes = dict(store.list())
     days = json.loads((folder / "days.json").read_text())
@@ -51,7 +46,3 @@ def land(folder: Path, lake: str, first: int, last: int) -> None:
             objects.setdefault(item.topic.rsplit(".", 1)[-1], []).append(item)
         for name, items in objects.items():
             land_objects(target, store, KINDS[name], items[0].topic, items)
-
-
-if __name__ == "__main__":
-    land(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

@@ -6,20 +6,20 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import psutil
 
-from benchmarks.process import Cost, run
+from benchmarks.process import run
 from stack import process, spark
 
 ROOT = Path(__file__).parents[1]
+DBT = [sys.executable, "-m", "dbt_lake"]
 DUCK = [sys.executable, "-m", "benchmarks.duck"]
 
 
@@ -44,43 +44,45 @@ class Step:
     nodes: dict[str, float]
 
 
+#: A full build, a build after a day, and every data test.
+STEPS = ("full", "day", "test")
+
+
 class Engine(Protocol):
     """What can be measured."""
 
     name: str
 
-    def full(self, lake: Path) -> Step:
-        """Build every model from the beginning."""
+    def run(self, step: str, lake: Path) -> Step:
+        """Take one of ``STEPS`` on a lake."""
 
-    def day(self, lake: Path) -> Step:
-        """Build what a day changed."""
 
-    def test(self, lake: Path) -> Step:
-        """Run every data test."""
+@dataclass
+class Server:
+    """What a server cost besides the command, known when the command is over."""
+
+    cpu_seconds: float = 0
+    peak_mb: float = 0
 
 
 class Sail:
     """The local target: the embedded engine."""
 
     name = "Sail"
+    _commands: ClassVar = {
+        "full": ["run", "--full-refresh"],
+        "day": ["run"],
+        "test": ["test", "--exclude-resource-type", "unit_test"],
+    }
 
     def __init__(self, work: Path) -> None:
         self.target = work / "target-sail"
-        self.profiles = _profiles(work)
+        self.profiles = work / "profiles"
+        self.profiles.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "profiles.example.yml", self.profiles / "profiles.yml")
 
-    def full(self, lake: Path) -> Step:
-        """Build every model from the beginning."""
-        return self._dbt(lake, "run", "--full-refresh")
-
-    def day(self, lake: Path) -> Step:
-        """Build what a day changed."""
-        return self._dbt(lake, "run")
-
-    def test(self, lake: Path) -> Step:
-        """Run every data test."""
-        return self._dbt(lake, "test", "--exclude-resource-type", "unit_test")
-
-    def _dbt(self, lake: Path, *arguments: str) -> Step:
+    def run(self, step: str, lake: Path) -> Step:
+        """Take one of ``STEPS`` on a lake."""
         environment = {
             "LAKE_URI": str(lake.resolve()),
             "DBT_PROFILES_DIR": str(self.profiles),
@@ -89,8 +91,8 @@ class Sail:
             **self._settings(),
         }
         before = written_bytes(lake)
-        with self._server_memory() as server:
-            cost = run([sys.executable, "-m", "dbt_lake", *arguments, "--quiet"], environment)
+        with self._watched() as server:
+            cost = run([*DBT, *self._commands[step], "--quiet"], environment)
         results: dict[str, Any] = json.loads((self.target / "run_results.json").read_text())
         return Step(
             cost.seconds,
@@ -108,8 +110,8 @@ class Sail:
         return {"DBT_TARGET": "local"}
 
     @contextmanager
-    def _server_memory(self) -> Iterator[Cost]:
-        yield Cost(0, 0, 0, "")
+    def _watched(self) -> Iterator[Server]:
+        yield Server()
 
 
 class Spark(Sail):
@@ -133,7 +135,7 @@ class Spark(Sail):
         return {"DBT_TARGET": "spark", "SPARK_REMOTE": f"sc://127.0.0.1:{self.port}"}
 
     @contextmanager
-    def _server_memory(self) -> Iterator[Cost]:
+    def _watched(self) -> Iterator[Server]:
         server = psutil.Process(self.pid)
         spent, peak, ended = sum(server.cpu_times()[:2]), [0], threading.Event()
 
@@ -143,22 +145,14 @@ class Spark(Sail):
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        cost = _Later()
+        cost = Server()
         try:
-            yield cost  # type: ignore[misc]
+            yield cost
         finally:
             ended.set()
             watcher.join()
             cost.cpu_seconds = sum(server.cpu_times()[:2]) - spent
             cost.peak_mb = peak[0] / 2**20
-
-
-@dataclass
-class _Later:
-    """A server's cost, known when the command is over."""
-
-    cpu_seconds: float = 0
-    peak_mb: float = 0
 
 
 class DuckDB:
@@ -173,20 +167,10 @@ class DuckDB:
         self.database = work / "peer.duckdb"
         self.compiled = compiled
 
-    def full(self, lake: Path) -> Step:
-        """Build every model from the beginning."""
-        self.database.unlink(missing_ok=True)
-        return self._run(lake, "full")
-
-    def day(self, lake: Path) -> Step:
-        """Build what a day changed."""
-        return self._run(lake, "day")
-
-    def test(self, lake: Path) -> Step:
-        """Run every data test."""
-        return self._run(lake, "test")
-
-    def _run(self, lake: Path, step: str) -> Step:
+    def run(self, step: str, lake: Path) -> Step:
+        """Take one of ``STEPS`` on a lake."""
+        if step == "full":
+            self.database.unlink(missing_ok=True)
         before = self.database.stat().st_size if self.database.exists() else 0
         cost = run([*DUCK, step, str(lake), str(self.compiled), str(self.database)])
         said = json.loads(cost.output.strip().splitlines()[-1])
@@ -212,9 +196,3 @@ def written_since(lake: Path, before: dict[Path, int]) -> float:
     """Megabytes of files that were not there, or had another size."""
     now = written_bytes(lake)
     return sum(size for path, size in now.items() if before.get(path) != size) / 1e6
-
-
-def _profiles(work: Path) -> Path:
-    folder = Path(tempfile.mkdtemp(dir=work, prefix="profiles-"))
-    shutil.copy(ROOT / "profiles.example.yml", folder / "profiles.yml")
-    return folder

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from benchmarks import daily
-from ingestion.lake import SCHEMAS, Lake, Origin, Piece
+from ingestion.lake import Lake, Origin, Piece
 from ingestion.records import KINDS
 
 BASE_POSTS = 1_000_000
@@ -66,27 +66,22 @@ def _stamps(table: DeltaTable) -> list[datetime]:
 
 
 def _pieces(kind: str, rows: pa.Table, copy: int) -> list[Piece]:
-    """A copy of a day's rows, partition by partition, their offsets closed up from the first."""
+    """A copy of a day's rows, partition by partition."""
     pieces = []
-    suffix = f" {copy}" if copy else ""
+    suffix = f" {copy}"
     for partition in rows["_partition"].unique().to_pylist():
         part = rows.filter(pc.equal(rows["_partition"], partition)).sort_by("_position")
         offsets = pc.cast(part["_position"], pa.int64()).combine_chunks()
-        columns = []
-        for field in SCHEMAS[kind]:
-            if field.name.startswith("_") and field.name != "_rescued":
-                continue
+        columns = {}
+        for field in KINDS[kind].schema:
             column = part[field.name]
             if field.name == "ind":
                 column = pc.add(column, copy * 2 * BASE_POSTS)
             elif field.name in _OWN[kind] and copy:
-                own = pc.binary_join_element_wise(pc.cast(column, pa.string()), suffix, "")
+                own = pc.binary_join_element_wise(column, suffix, "")
                 column = pc.if_else(pc.is_in(column, _NO_DATA), column, own)
-            columns.append(pa.array(column.combine_chunks()).cast(field.type))
-        names = [
-            f.name for f in SCHEMAS[kind] if not f.name.startswith("_") or f.name == "_rescued"
-        ]
-        batch = pa.RecordBatch.from_arrays(columns, names=names)
+            columns[field.name] = column.combine_chunks().cast(field.type)
+        batch = pa.RecordBatch.from_pydict(columns, schema=KINDS[kind].schema)
         origin = Origin(f"copy-{copy}", f"benchmark.{kind}", partition)
         pieces.append(Piece(origin, offsets[0].as_py(), offsets[-1].as_py() + 1, offsets, batch))
     return pieces

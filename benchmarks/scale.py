@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks import daily, grown
-from benchmarks.engines import DuckDB, Engine, Sail, Spark, Step
+from benchmarks.engines import STEPS, DuckDB, Engine, Sail, Spark, Step
 from benchmarks.process import run
-
-STEPS = ("full", "day", "test")
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def measure(
                 if step == "day":
                     _grow(base, lake, size, daily.DAYS, daily.DAYS)
                 for engine in engines:
-                    cost = getattr(engine, step)(_of(engine, lake))
+                    cost = engine.run(step, _of(engine, lake))
                     yield Result(engine.name, size, step, cost)
         finally:
             if spark is not None:

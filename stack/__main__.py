@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Annotated
+from enum import StrEnum
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -23,21 +23,32 @@ app = typer.Typer(
 console = Console(highlight=False, soft_wrap=True)
 problems = Console(stderr=True, highlight=False, soft_wrap=True)
 
-Name = Annotated[str, typer.Argument(help="spark.")]
+
+class Known(StrEnum):
+    """The servers that can be started."""
+
+    SPARK = "spark"
 
 
-def _server(name: str) -> process.Server:
-    if name != "spark":
-        raise process.ServerError(f"no server is called {name!r}; there is: spark")
-    port = int(os.environ.get("SPARK_PORT") or 15002)
-    return spark.connect_server(port, spark.HOME / "run")
+def _spark() -> process.Server:
+    """The server that the spark target's default is, or another port that SPARK_REMOTE names."""
+    address = urlsplit(os.environ.get("SPARK_REMOTE") or "sc://127.0.0.1:15002")
+    if address.hostname not in ("127.0.0.1", "localhost"):
+        raise process.ServerError(
+            f"SPARK_REMOTE names a server on {address.hostname}; unset it to start one here"
+        )
+    return spark.connect_server(address.port or 15002, FOLDERS[Known.SPARK])
+
+
+SERVERS = {Known.SPARK: _spark}
+FOLDERS = {Known.SPARK: spark.HOME / "run"}
 
 
 @app.command()
-def up(name: Name) -> None:
+def up(name: Known) -> None:
     """Start a server, unless it runs, and say where it listens."""
     try:
-        server = _server(name)
+        server = SERVERS[name]()
         pid = process.start(server)
     except process.ServerError as error:
         problems.print(f"error: {error}")
@@ -48,23 +59,20 @@ def up(name: Name) -> None:
 
 
 @app.command()
-def down(name: Name) -> None:
+def down(name: Known) -> None:
     """End a server; nothing happens where none runs."""
-    try:
-        server = _server(name)
-    except process.ServerError as error:
-        problems.print(f"error: {error}")
-        raise typer.Exit(1) from error
-    ended = process.stop(server.folder)
-    console.print(f"{server.name} {'ended' if ended else 'was not running'}")
+    ended = process.stop(FOLDERS[name])
+    console.print(f"{name.capitalize()} {'ended' if ended else 'was not running'}")
 
 
 @app.command()
 def status() -> None:
     """Say which servers run."""
-    folder: Path = spark.HOME / "run"
-    running = process.find(folder)
-    console.print(f"Spark: {f'process {running.pid}' if running else 'not running'}")
+    for name, folder in FOLDERS.items():
+        running = process.find(folder)
+        console.print(
+            f"{name.capitalize()}: {f'process {running.pid}' if running else 'not running'}"
+        )
 
 
 if __name__ == "__main__":

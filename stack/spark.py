@@ -27,11 +27,6 @@ SETTINGS = {
 }
 
 
-def installed(home: Path = HOME) -> bool:
-    """Whether Spark and Delta are there, and a Java to run them."""
-    return missing(home) is None
-
-
 def missing(home: Path = HOME) -> str | None:
     """What keeps Spark from starting, with the way out; None if nothing does."""
     if shutil.which("java") is None:

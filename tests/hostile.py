@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -516,6 +516,17 @@ def hostile_lines(seed: int, posts: int) -> dict[str, list[bytes]]:
         kind: [raw for _, raw in sorted(lines, key=lambda line: line[0])]
         for kind, lines in stream.lines.items()
     }
+
+
+def parts(lines: Mapping[str, Sequence[bytes]], count: int) -> list[dict[str, Sequence[bytes]]]:
+    """The lines in as many consecutive parts of equal size."""
+    return [
+        {
+            kind: raws[len(raws) * number // count : len(raws) * (number + 1) // count]
+            for kind, raws in lines.items()
+        }
+        for number in range(count)
+    ]
 
 
 def send_ordinary(stream: Stream, posts: int) -> None:

@@ -17,7 +17,7 @@ from databricks.bundles.core import Variable
 from databricks.bundles.jobs import Job
 
 from ingestion.lake import Lake
-from tests.dbt.lakes import ROOT
+from tests.dbt.lakes import ROOT, profiles
 
 BUNDLE = ROOT / "deploy" / "databricks"
 INCREMENTAL = {"stg_pin", "stg_geo", "stg_user", "int_posts"}
@@ -37,12 +37,11 @@ KEYS = {
 
 def dbt(folder: Path, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """A dbt command on the databricks target, where nothing says how to connect."""
-    folder.joinpath("profiles.yml").write_text((ROOT / "profiles.example.yml").read_text())
     environment = {
         **{name: value for name, value in os.environ.items() if "DATABRICKS" not in name},
         "LAKE_URI": str(folder / "lake"),
         "DBT_TARGET": "databricks",
-        "DBT_PROFILES_DIR": str(folder),
+        "DBT_PROFILES_DIR": str(profiles(folder)),
         "DBT_TARGET_PATH": str(folder / "target"),
         "DBT_LOG_PATH": str(folder / "logs"),
         "DBT_WARN_ERROR_OPTIONS": '{"error": ["Deprecations"]}',

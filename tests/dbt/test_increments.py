@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,8 @@ from tests.dbt.lakes import MARTS, Built, Row, assert_oracle_agrees
 
 HOSTILE = hostile.hostile_lines(seed=2, posts=150)
 DAYS = 4
+#: What repeats or corrects a line may come days later.
+PARTS = hostile.parts(HOSTILE, DAYS)
 
 
 @dataclass
@@ -41,11 +42,11 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Series:
         freshness = json.loads((lake.folder / "target" / "sources.json").read_text())
         result.freshness = [entry["status"] for entry in freshness["results"]]
         for number in range(DAYS - 1):
-            lake.land(part(number), day(number))
+            lake.land(PARTS[number], day(number))
             dbt.succeed("run")
             assert_oracle_agrees(lake)
     with lake.dbt() as dbt:
-        lake.land(part(DAYS - 1), day(DAYS - 1))
+        lake.land(PARTS[-1], day(DAYS - 1))
         dbt.succeed("build --exclude-resource-type unit_test")
         result.daily = lake.tables()
         dbt.succeed("run --full-refresh")
@@ -55,14 +56,6 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Series:
 
 def day(number: int, hour: int = 0) -> datetime:
     return datetime(2024, 3, 1 + number, hour, tzinfo=UTC)
-
-
-def part(number: int) -> dict[str, Sequence[bytes]]:
-    """A day's share of the hostile lines; what repeats or corrects a line may come days later."""
-    return {
-        kind: lines[len(lines) * number // DAYS : len(lines) * (number + 1) // DAYS]
-        for kind, lines in HOSTILE.items()
-    }
 
 
 def test_an_empty_bronze_gives_empty_tables(series: Series) -> None:

@@ -15,30 +15,25 @@ import pytest
 
 from stack import spark
 from tests import hostile, oracle
+from tests.dbt import small_spark
 from tests.dbt.lakes import STAGING, Built, assert_oracle_agrees
 from tests.dbt.warehouse import Warehouse, warehouse
 
-pytestmark = pytest.mark.skipif(
-    spark.missing() is not None, reason=f"{spark.missing()} (make spark-install)"
-)
+pytestmark = pytest.mark.skipif(spark.missing() is not None, reason=str(spark.missing()))
 
-HOSTILE = hostile.hostile_lines(seed=3, posts=60)
+#: The hostile lines, half and half.
+PARTS = hostile.parts(hostile.hostile_lines(seed=3, posts=60), 2)
 INCREMENTAL = (*(f"staging.{table}" for table in STAGING), "intermediate.int_posts")
-#: Little data and many statements: what pays off over hours costs here.
 RULES = "org.apache.spark.sql.catalyst.optimizer"
+#: Unit tests are plans of many parts for a handful of rows.
 SETTINGS = {
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-    "spark.sql.shuffle.partitions": "1",
-    "spark.sql.adaptive.enabled": "false",
+    **small_spark.SETTINGS,
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.optimizer.excludedRules": f"{RULES}.PushProjectionThroughUnion,"
     f"{RULES}.CollapseProject",
     "spark.sql.ui.explainMode": "simple",
     "spark.sql.maxPlanStringLength": "1000",
-    "spark.databricks.delta.snapshotPartitions": "1",
-    # The unit tests' records are unions of as many parts, which Spark would look at in parallel.
-    "spark.rdd.parallelListingThreshold": "1000",
 }
 
 
@@ -62,14 +57,14 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     """Registered, built, built again; asked how fresh it is; its docs written."""
     folder = tmp_path_factory.mktemp("databricks")
     lake = Built(folder)
-    lake.land(part(0), hours_ago(2))
+    lake.land(PARTS[0], hours_ago(2))
     with warehouse(folder, SETTINGS) as running:
         (folder / "shown" / "lake").mkdir(parents=True)
         for schema in ("staging", "intermediate", "marts"):
             (folder / "shown" / "lake" / schema).symlink_to(running.tables / f"{schema}.db")
         with lake.dbt(**running.settings(folder)) as dbt:
             dbt.succeed(f'run-operation register_bronze --args {{"lake":"{lake.uri}"}} , run')
-            lake.land(part(1), hours_ago(1))
+            lake.land(PARTS[1], hours_ago(1))
             dbt.succeed("build")
             dbt.succeed("source freshness , docs generate")
             yield Done(lake, Built(folder / "shown", lake.records, lake.rejected), running)
@@ -79,14 +74,6 @@ def hours_ago(number: int) -> datetime:
     return datetime.now(UTC) - timedelta(hours=number)
 
 
-def part(number: int) -> dict[str, list[bytes]]:
-    """The first or the second half of the hostile lines."""
-    return {
-        kind: lines[len(lines) * number // 2 : len(lines) * (number + 1) // 2]
-        for kind, lines in HOSTILE.items()
-    }
-
-
 def test_its_tables_are_the_oracles(done: Done) -> None:
     assert_oracle_agrees(done.shown)
 
@@ -94,7 +81,7 @@ def test_its_tables_are_the_oracles(done: Done) -> None:
 def test_its_tables_are_the_embedded_engines(done: Done, tmp_path: Path) -> None:
     local = Built(tmp_path)
     for number in range(2):
-        local.land(part(number), hours_ago(2 - number))
+        local.land(PARTS[number], hours_ago(2 - number))
     with local.dbt() as dbt:
         dbt.succeed("run")
     assert done.shown.tables() == local.tables()

@@ -67,21 +67,19 @@ def test_a_lake_that_cannot_be_written_is_named(
 
 
 def test_what_a_killed_process_gathered_goes(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in (ended.stdout.strip(), "1"):  # the process with id 1 always runs
-        (tmp_path / f".scratch-{name}" / "table").mkdir(parents=True)
-    ours = dbt_lake._scratch(str(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == [".scratch-1"]
-    assert Path(ours).parent == tmp_path
+    (tmp_path / ".scratch" / "int_posts").mkdir(parents=True)
+    assert dbt_lake._scratch(str(tmp_path)) == str(tmp_path / ".scratch")
+    assert not (tmp_path / ".scratch").exists()
+
+
+def test_what_a_process_gathers_goes_with_it(tmp_path: Path) -> None:
+    script = f"import dbt_lake, os; os.makedirs(dbt_lake._scratch({str(tmp_path)!r}) + '/table')"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_being_gathered_is_no_table_of_the_lake(tmp_path: Path) -> None:
-    log = tmp_path / ".scratch-1" / "int_posts" / "_delta_log"
+    log = tmp_path / ".scratch" / "int_posts" / "_delta_log"
     log.mkdir(parents=True)
     (log / "00000000000000000000.json").write_text("{}")
     assert list(dbt_lake._tables_under(str(tmp_path))) == []

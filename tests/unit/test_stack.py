@@ -78,18 +78,27 @@ def test_what_spark_lacks_is_said_with_the_way_out(tmp_path: Path) -> None:
 
 
 def test_the_command_tells_what_runs(tmp_path: Path) -> None:
+    elsewhere = {"SPARK_REMOTE": "sc://cluster:15002"}
     environment = {**os.environ, "STACK_HOME": str(tmp_path)}
     said = [
         subprocess.run(
             [sys.executable, "-m", "stack", *arguments],
-            env=environment,
+            env=environment | more,
             capture_output=True,
             text=True,
             check=False,
         )
-        for arguments in (["status"], ["up", "zoo"], ["up", "spark"])
+        for arguments, more in (
+            (["status"], {}),
+            (["up", "zoo"], {}),
+            (["up", "spark"], {}),
+            (["up", "spark"], elsewhere),
+            (["down", "spark"], {}),
+        )
     ]
     assert said[0].stdout == "Spark: not running\n"
-    assert "no server is called 'zoo'" in said[1].stderr
+    assert "'zoo' is not one of" in said[1].stderr
     assert "error: Spark" in said[2].stderr
-    assert [run.returncode for run in said] == [0, 1, 1]
+    assert "SPARK_REMOTE names a server on cluster" in said[3].stderr
+    assert said[4].stdout == "Spark was not running\n"
+    assert [run.returncode for run in said] == [0, 2, 1, 1, 0]
