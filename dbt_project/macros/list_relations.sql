@@ -10,7 +10,8 @@
     {%- for schema, name, is_temporary, information in listed -%}
         {%- set lines, seen = [information.split("Schema: ")[0] ~ "Schema: root"], [] -%}
         {#- What partitions a table is told once more below its columns. -#}
-        {%- for row in run_query("describe table " ~ schema ~ "." ~ name).rows
+        {#- A view that an earlier command of this session left lies in no schema. -#}
+        {%- for row in run_query("describe table " ~ (schema ~ "." ~ name).lstrip(".")).rows
             if row[0] and row[0] not in seen and not row[0].startswith("#") -%}
             {%- do seen.append(row[0]) -%}
             {%- do lines.append(" |-- " ~ row[0] ~ ": " ~ row[1] ~ " (nullable = true)") -%}
