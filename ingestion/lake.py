@@ -43,8 +43,10 @@ from ingestion.records import KINDS
 BRONZE = "bronze"
 REJECTED = "rejected"
 
-#: Wide enough for any offset, so that texts compare as the numbers do.
+#: Wide enough for any offset of 64 bits, so that texts compare as the numbers do.
 POSITION_DIGITS = 20
+#: The same for Kinesis' sequence numbers, which have up to 186 bits.
+SEQUENCE_DIGITS = 56
 
 _PROVENANCE = [
     pa.field("_source", pa.string()),
@@ -110,28 +112,42 @@ class Piece:
         origin: where they come from.
         start: first offset of the range.
         end: one more than its last; offsets without a row are accounted for all the same.
-        offsets: the offset of each row, ascending, int64.
+        offsets: the offset of each row, ascending: int64, or, where they do not fit it, texts
+            padded with zeros to ``SEQUENCE_DIGITS``.
         rows: the rows, without provenance.
+        follows: whether the table must account for the offset before ``start``: a stream is read
+            on from where the table stands, and what is left out once is never read again.
     """
 
     origin: Origin
     start: int
     end: int
-    offsets: pa.Int64Array
+    offsets: pa.Array
     rows: pa.RecordBatch
+    follows: bool = False
 
     def between(self, start: int, end: int) -> Piece:
         """The part of it in a range of offsets."""
         if start <= self.start and end >= self.end:
             return self
-        inside = pc.and_(pc.greater_equal(self.offsets, start), pc.less(self.offsets, end))
+        low, high = (self._comparable(bound) for bound in (start, end))
+        inside = pc.and_(pc.greater_equal(self.offsets, low), pc.less(self.offsets, high))
         return Piece(
             self.origin,
             max(start, self.start),
             min(end, self.end),
             self.offsets.filter(inside),
             self.rows.filter(inside),
+            self.follows,
         )
+
+    def _comparable(self, offset: int) -> int | str:
+        return padded(offset) if pa.types.is_string(self.offsets.type) else offset
+
+
+def padded(sequence_number: int) -> str:
+    """A sequence number as a text that compares as the number does."""
+    return f"{sequence_number:0{SEQUENCE_DIGITS}}"
 
 
 class Lake:
@@ -315,6 +331,11 @@ class Lake:
             origin = piece.origin
             if origin not in held:
                 before[origin] = held[origin] = self.offsets(table, origin)
+            if piece.follows and held[origin].end < piece.start:
+                raise LakeError(
+                    f"{self.location(table)} stands at {held[origin].end:,} of {origin.app_id}, "
+                    f"not at {piece.start:,} any more; run again, nothing is lost"
+                )
             for start, end in held[origin].missing(piece.start, piece.end):
                 part = piece.between(start, end)
                 if part.rows.num_rows:
@@ -356,7 +377,9 @@ def explained(location: str) -> Iterator[None]:
 
 
 def _with_provenance(piece: Piece, schema: pa.Schema, landed_at: datetime) -> pa.Table:
-    positions = pc.utf8_lpad(pc.cast(piece.offsets, pa.string()), POSITION_DIGITS, "0")
+    positions = piece.offsets
+    if not pa.types.is_string(positions.type):
+        positions = pc.utf8_lpad(pc.cast(positions, pa.string()), POSITION_DIGITS, "0")
     same = [
         pa.scalar(piece.origin.source, pa.string()),
         pa.scalar(piece.origin.stream, pa.string()),
