@@ -17,11 +17,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +30,8 @@ from deltalake import (
     ColumnProperties,
     CommitProperties,
     DeltaTable,
+    PostCommitHookProperties,
+    QueryBuilder,
     Schema,
     Transaction,
     WriterProperties,
@@ -36,12 +39,15 @@ from deltalake import (
 )
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
+from ingestion import bucket
 from ingestion.errors import LakeError, PipelineError
 from ingestion.offsets import Offsets
 from ingestion.records import KINDS
 
 BRONZE = "bronze"
 REJECTED = "rejected"
+#: The source of rows that had been rejected before.
+REPLAY = "replay"
 
 #: Wide enough for any offset of 64 bits, so that texts compare as the numbers do.
 POSITION_DIGITS = 20
@@ -56,6 +62,10 @@ _PROVENANCE = [
     pa.field("_landed_at", pa.timestamp("us", "UTC")),
     pa.field("_landed_on", pa.date32()),
 ]
+#: What tells a record that had been rejected: its stream, ``{source}/{partition}`` and position.
+REPLAYED_FIELDS = pa.schema(
+    [pa.field(name, pa.string()) for name in ("_stream", "_partition", "_position")]
+)
 REJECTED_FIELDS = pa.schema(
     [
         pa.field("kind", pa.string()),
@@ -88,6 +98,12 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 #: An open handle grows, and slows down, with every commit made on it.
 _COMMITS_A_HANDLE = 50
+#: Whoever makes a commit of such a number does the table's upkeep.
+_COMMITS_AN_UPKEEP = 100
+#: What landers merge is smaller, so that a full batch is never written twice.
+_MERGED_BYTES = 1024 * 1024
+#: Checkpoints and the removal of old commits would otherwise be looked into at every commit.
+_NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
 @dataclass(frozen=True)
@@ -161,6 +177,7 @@ class Lake:
 
     def __init__(self, uri: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.uri = uri.rstrip("/") or "/"
+        self.engine_options = bucket.engine_options(self.uri)
         self._clock = clock
         self._handles: dict[str, DeltaTable] = {}
         self._commits: Counter[str] = Counter()
@@ -172,8 +189,9 @@ class Lake:
 
     def exists(self, table: str) -> bool:
         """Whether the bronze table is there."""
+        self._check_reachable()
         with explained(self.location(table)):
-            return bool(DeltaTable.is_deltatable(self.location(table)))
+            return bool(DeltaTable.is_deltatable(self.location(table), self.engine_options))
 
     def create(self) -> list[str]:
         """Create the bronze tables that are missing.
@@ -182,8 +200,10 @@ class Lake:
             The names of those created.
 
         Raises:
-            LakeError: the folder cannot be written or holds something else.
+            LakeError: the folder cannot be written or holds something else, or the bucket's store
+                is one that commits are not safe in.
         """
+        self._check_safe()
         created = []
         for table in SCHEMAS:
             self._refuse_files(table)
@@ -203,6 +223,7 @@ class Lake:
                 mode="ignore",
                 partition_by=["_landed_on"],
                 name=table,
+                storage_options=self.engine_options,
                 configuration={
                     # Statistics of what readers prune by; texts of kilobytes say nothing.
                     "delta.dataSkippingStatsColumns": "_landed_at,_position"
@@ -245,15 +266,32 @@ class Lake:
         """
         handle = self._handles.get(table)
         if handle is None:
-            location = self.location(table)
-            with explained(location):
-                try:
-                    handle = DeltaTable(location)
-                except TableNotFoundError:
-                    raise LakeError(f"{location} is not a Delta table; run 'ingest init'") from None
-                _refuse_other_schema(location, handle, SCHEMAS[table])
-            self._handles[table] = handle
+            handle = self._handles[table] = self.open(table)
         return handle
+
+    def open(self, table: str) -> DeltaTable:
+        """The bronze table as it is now, on a handle of its own.
+
+        Raises:
+            LakeError: it is not there, cannot be read, or has other columns.
+        """
+        location = self.location(table)
+        self._check_reachable()
+        with explained(location):
+            try:
+                handle = DeltaTable(location, storage_options=self.engine_options)
+            except TableNotFoundError:
+                raise LakeError(f"{location} is not a Delta table; run 'ingest init'") from None
+            _refuse_other_schema(location, handle, SCHEMAS[table])
+        return handle
+
+    def _check_reachable(self) -> None:
+        if bucket.is_bucket(self.uri):
+            bucket.check_reachable(self.uri)
+
+    def _check_safe(self) -> None:
+        if bucket.is_bucket(self.uri):
+            bucket.check_safe(self.uri)
 
     def offsets(self, table: str, origin: Origin) -> Offsets:
         """The offsets of an origin that the table accounts for, as of the open handle."""
@@ -282,6 +320,38 @@ class Lake:
         Raises:
             LakeError: the commit cannot be made.
         """
+        return self._append(table, lambda: self._outstanding(table, pieces, covering or {}))
+
+    def append_replayed(self, table: str, rows: pa.Table) -> pa.Table:
+        """Append records that had been rejected, each unless the table holds it already.
+
+        Which of them it holds is asked of the handle that is then committed on, and every such
+        commit changes one record of the log: of two that were made at once one fails and asks
+        again.
+
+        Args:
+            table: name of a kind's table.
+            rows: the records with :data:`REPLAYED_FIELDS`.
+
+        Returns:
+            The rows appended.
+
+        Raises:
+            LakeError: the commit cannot be made.
+        """
+        return self._append(table, lambda: self._not_replayed(table, rows))
+
+    def _append(
+        self, table: str, outstanding: Callable[[], tuple[pa.Table, Mapping[str, int]]]
+    ) -> pa.Table:
+        """Commit rows with a record that two writers cannot both change.
+
+        Args:
+            table: name of a bronze table.
+            outstanding: the rows that are still to be appended and what to record with them, as of
+                the open handle; nothing is committed where there is nothing to record.
+        """
+        self._check_safe()
         # What is outstanding is asked of the handle that is then committed on: no other thread
         # may move it forward in between.
         with self._appending[table], explained(self.location(table)):
@@ -289,7 +359,7 @@ class Lake:
                 if attempt:
                     time.sleep(random.uniform(0, min(1.0, 0.02 * 2**attempt)))
                     self.handle(table).update_incremental()
-                rows, transactions = self._outstanding(table, pieces, covering or {})
+                rows, transactions = outstanding()
                 if not transactions:
                     return rows
                 try:
@@ -314,10 +384,37 @@ class Lake:
                 ],
                 max_commit_retries=15,
             ),
+            post_commithook_properties=_NO_HOOKS,
         )
         self._commits[table] += 1
-        if self._commits[table] % _COMMITS_A_HANDLE == 0:
+        upkeep_is_due = self.handle(table).version() % _COMMITS_AN_UPKEEP == 0
+        if upkeep_is_due:
+            self._keep_up(table)
+        if upkeep_is_due or self._commits[table] % _COMMITS_A_HANDLE == 0:
             del self._handles[table]
+
+    def _keep_up(self, table: str) -> None:
+        """Merge the newest days' small files and write a checkpoint.
+
+        What fails is left to the next round: the rows have landed.
+        """
+        today = self._clock().astimezone(UTC).date()
+        with suppress(LakeError), explained(self.location(table)):
+            handle = self.open(table)
+            for day in (today - timedelta(days=1), today):
+                merge_files(handle, day, _MERGED_BYTES)
+            handle.create_checkpoint()
+
+    def _not_replayed(self, table: str, rows: pa.Table) -> tuple[pa.Table, dict[str, int]]:
+        """Those of the rows that the table does not hold, and what to record with them."""
+        handle = self.handle(table)
+        held = replayed(handle)
+        given = zip(*(rows.column(name).to_pylist() for name in REPLAYED_FIELDS.names), strict=True)
+        missing = rows.filter(pa.array([record not in held for record in given], pa.bool_()))
+        same = {"_source": REPLAY, **_landing(self._clock())}
+        number = (handle.transaction_version(REPLAY) or 0) + 1
+        record = {REPLAY: number} if missing.num_rows else {}
+        return _completed(missing, SCHEMAS[table], same), record
 
     def _outstanding(
         self, table: str, pieces: Sequence[Piece], covering: Mapping[Origin, Offsets]
@@ -376,19 +473,71 @@ def explained(location: str) -> Iterator[None]:
         raise LakeError(f"{location}: {_one_line(text)}") from error
 
 
+def merge_files(handle: DeltaTable, day: date, size: int) -> int:
+    """Write a day's files anew, as many of those smaller than a size in one as stay below it.
+
+    Rows keep all their columns, and the commit says that it changed no data. The files themselves
+    stay, for readers of earlier versions, until they are vacuumed.
+
+    Args:
+        handle: an open bronze table; it is brought up to date.
+        day: the day that the files' rows landed on.
+        size: in bytes.
+
+    Returns:
+        How many files there are less.
+
+    Raises:
+        CommitFailedError: another process has merged them meanwhile.
+    """
+    done = handle.optimize.compact(
+        partition_filters=[("_landed_on", "=", day.isoformat())],
+        target_size=size,
+        max_concurrent_tasks=1,
+        writer_properties=_WRITER,
+        commit_properties=CommitProperties(max_commit_retries=15),
+        post_commithook_properties=_NO_HOOKS,
+    )
+    return int(done["numFilesRemoved"]) - int(done["numFilesAdded"])
+
+
+def replayed(handle: DeltaTable) -> set[tuple[str, str, str]]:
+    """The records in a kind's table that had been rejected, as :data:`REPLAYED_FIELDS` say."""
+    sql = f"select {', '.join(REPLAYED_FIELDS.names)} from landed where _source = '{REPLAY}'"
+    found: set[tuple[str, str, str]] = set()
+    for batch in QueryBuilder().register("landed", handle).execute(sql):
+        columns = [batch.column(name).to_pylist() for name in REPLAYED_FIELDS.names]
+        found.update(zip(*columns, strict=True))
+    return found
+
+
 def _with_provenance(piece: Piece, schema: pa.Schema, landed_at: datetime) -> pa.Table:
     positions = piece.offsets
     if not pa.types.is_string(positions.type):
         positions = pc.utf8_lpad(pc.cast(positions, pa.string()), POSITION_DIGITS, "0")
-    same = [
-        pa.scalar(piece.origin.source, pa.string()),
-        pa.scalar(piece.origin.stream, pa.string()),
-        pa.scalar(piece.origin.partition, pa.string()),
-        pa.scalar(landed_at, pa.timestamp("us", "UTC")),
-        pa.scalar(landed_at.astimezone(UTC).date(), pa.date32()),
+    same = {
+        "_source": piece.origin.source,
+        "_stream": piece.origin.stream,
+        "_partition": piece.origin.partition,
+        **_landing(landed_at),
+    }
+    return _completed(piece.rows.append_column("_position", positions), schema, same)
+
+
+def _landing(landed_at: datetime) -> dict[str, Any]:
+    return {"_landed_at": landed_at, "_landed_on": landed_at.astimezone(UTC).date()}
+
+
+def _completed(
+    rows: pa.RecordBatch | pa.Table, schema: pa.Schema, same: Mapping[str, Any]
+) -> pa.Table:
+    """Rows in a schema's columns, some of which hold the same value in every row."""
+    columns = [
+        pa.repeat(pa.scalar(same[field.name], field.type), rows.num_rows)
+        if field.name in same
+        else rows.column(field.name)
+        for field in schema
     ]
-    source, stream, partition, at, on = (pa.repeat(value, piece.rows.num_rows) for value in same)
-    columns = [*piece.rows.columns, source, stream, partition, positions, at, on]
     return pa.Table.from_arrays(columns, schema=schema)
 
 

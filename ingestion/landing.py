@@ -64,7 +64,7 @@ class Chunk:
         origin: where they come from.
         start: where reading stood before them: no record lies from here to the first of them.
         end: where it stands after them; more than the last one's offset.
-        offsets: of each record, ascending.
+        offsets: of each record, ascending; a range may have none.
         raws: the records' bytes.
         follows: whether all before ``start`` must have landed, as with a stream that is read on
             from where the table stands; objects may come in any order.
@@ -114,7 +114,8 @@ class Batches:
         count = len(chunk.raws)
         self._account.received += count
         start = chunk.start
-        for first in range(0, count, DECODED_RECORDS):
+        # A range without records is accounted for all the same, or it would be read again.
+        for first in range(0, max(count, 1), DECODED_RECORDS):
             last = min(first + DECODED_RECORDS, count)
             end = chunk.end if last == count else chunk.offsets[last]
             offsets, raws = chunk.offsets[first:last], chunk.raws[first:last]
@@ -134,6 +135,8 @@ class Batches:
         # Nothing is left out in the usual case, where a copy would cost as much as the choice.
         kept = [offsets[index] for index in decoded.indices] if decoded.rejected else offsets
         good = Piece(origin, start, end, _positions(kept, end), decoded.rows, follows)
+        if not self._good:
+            self._oldest = self._now()
         self._good.append(good)
         self._bytes += decoded.rows.nbytes
         if decoded.rejected:
@@ -141,16 +144,14 @@ class Batches:
             rows = _rejected_rows(self._kind, raws, decoded.rejected)
             self._bad.append(Piece(origin, start, end, _positions(left_out, end), rows))
             self._bytes += rows.nbytes
-        if not self._records:
-            self._oldest = self._now()
         self._records += len(raws)
         if self._records >= BATCH_RECORDS or self._bytes >= BATCH_BYTES:
             self.flush()
 
     @property
     def age(self) -> float:
-        """For how many seconds the oldest record has waited for its commit to begin; 0 if none."""
-        return self._now() - self._oldest if self._records else 0.0
+        """For how many seconds the oldest chunk has waited for its commit to begin; 0 if none."""
+        return self._now() - self._oldest if self._good else 0.0
 
     @property
     def busy(self) -> bool:
@@ -172,7 +173,7 @@ class Batches:
     def flush(self) -> None:
         """Begin to commit what was taken, once the commit before is through."""
         self._wait()
-        if self._records:
+        if self._good:
             good, self._good = self._good, []
             bad, self._bad = self._bad, []
             self._records = self._bytes = 0

@@ -26,6 +26,7 @@ TABLES = [
     *(("marts", table) for table in MARTS),
 ]
 DAYS = 5
+WITH_MARTS = (0, DAYS - 1)
 
 #: Spark's names of types, and Delta's.
 DELTA_TYPES = {
@@ -117,8 +118,10 @@ def pair(server: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) ->
                 if day:
                     left.lake.land(lines(day), stamp(day))
                     same_bronze(left.lake, right.lake.folder)
-                embedded.succeed("run")
-                by_spark.succeed("run" if day else "build --exclude-resource-type unit_test")
+                # Marts are made anew each time: the first ones and the last ones tell all.
+                what = "run" if day in WITH_MARTS else "run --select staging intermediate"
+                embedded.succeed(what)
+                by_spark.succeed(what if day else "build --exclude-resource-type unit_test")
                 for grown in (left, right):
                     grown.days.append(content(grown.lake))
         by_spark.succeed("source freshness , docs generate")
@@ -148,8 +151,15 @@ def pair(server: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     )
 
 
-@pytest.mark.parametrize("table", [table for _, table in TABLES])
-@pytest.mark.parametrize("day", range(DAYS))
+@pytest.mark.parametrize(
+    ("day", "table"),
+    [
+        (day, table)
+        for day in range(DAYS)
+        for schema, table in TABLES
+        if schema != "marts" or day in WITH_MARTS
+    ],
+)
 def test_both_engines_build_the_same(pair: Pair, day: int, table: str) -> None:
     assert pair.spark.days[day][table] == pair.embedded.days[day][table]
 
@@ -157,7 +167,8 @@ def test_both_engines_build_the_same(pair: Pair, day: int, table: str) -> None:
 def test_later_days_changed_something(pair: Pair) -> None:
     for before, after in zip(pair.spark.days, pair.spark.days[1:], strict=False):
         changed = {table for table in before if before[table] != after[table]}
-        assert {*STAGING, *INTERMEDIATE, "data_quality"} <= changed
+        assert {*STAGING, *INTERMEDIATE} <= changed
+    assert pair.spark.days[0]["data_quality"] != pair.spark.days[-1]["data_quality"]
 
 
 @pytest.mark.parametrize("table", [table for _, table in TABLES])

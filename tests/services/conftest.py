@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from stack import kafka, kinesis, mysql, process, s3
+from tests.services.landers import Nursery
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +57,13 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process.start(mysql.server(port, folder))
     yield mysql.url(port)
     process.stop(folder)
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """What starts landers quickly, and kills those that still run in the end."""
+    with Nursery() as started:
+        yield started
 
 
 def client(service: str, environment: dict[str, str]) -> Any:
