@@ -14,7 +14,7 @@ FIND_PYTHON = for python in python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& { echo $$python; break; }; done
 
-.PHONY: help install demo test lint docs report spark spark-down spark-install services databricks bench lock \
+.PHONY: help install demo stack stack-down test lint docs report spark spark-down spark-install services databricks bench lock \
 	clean reset
 
 help: ## List the commands
@@ -59,6 +59,12 @@ spark-down: install ## End it
 	@$(BIN)/python -m stack down spark
 
 spark-install: $(STACK)/spark/.installed ## Put Spark and Delta into .stack (500 MB; needs Java and Maven)
+
+stack: install services ## The whole pipeline with real servers: posts in, both paths, the same answers
+	@$(BIN)/python -m stack demo
+
+stack-down: install ## End its servers
+	@$(BIN)/python -m stack down
 
 services: spark-install $(STACK)/kafka/.installed $(STACK)/kinesis/.installed $(STACK)/s3/.installed ## Put every server of this machine into .stack (800 MB; needs Java, Maven, npm)
 	@command -v mariadbd >/dev/null || { \

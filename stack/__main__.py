@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -73,6 +75,21 @@ def status() -> None:
     for name, server in local.servers().items():
         running = process.find(server.folder)
         console.print(f"{name:<8} {f'process {running.pid}' if running else 'not running'}")
+
+
+@app.command()
+def demo(
+    posts: Annotated[int, typer.Option(min=1, help="How many the emulator sends.")] = 500,
+) -> None:
+    """Start all of it, drive posts through, land, build, and compare the two paths."""
+    from stack.demo import DemoError, run
+
+    lake = Path(os.environ.get("LAKE_URI") or "./lake")
+    try:
+        run(posts, lake, os.environ.get("PIPELINE_ID") or "0a60b9a8a831", console.print)
+    except (process.ServerError, DemoError) as error:
+        problems.print(f"error: {error}")
+        raise typer.Exit(1) from error
 
 
 @app.command()

@@ -77,8 +77,7 @@ def broker(
             *java,
             "kafka.tools.StorageTool",
             "format",
-            "-t",
-            identity,
+            f"--cluster-id={identity}",  # it may begin with a dash
             "-c",
             str(properties),
         ]

@@ -14,8 +14,7 @@ HOME = Path(os.environ.get("STACK_HOME") or ".stack") / "kinesis"
 # Its own command listens on every address of the machine.
 _PROGRAM = """
 const [port, path, wait] = process.argv.slice(1)
-const options = {createStreamMs: +wait, deleteStreamMs: +wait, updateStreamMs: +wait}
-if (path) options.path = path
+const options = {path, createStreamMs: +wait, deleteStreamMs: +wait, updateStreamMs: +wait}
 require('kinesalite')(options).listen(+port, '127.0.0.1')
 """
 
@@ -30,11 +29,11 @@ def missing(home: Path = HOME) -> str | None:
 
 
 def server(port: int, folder: Path, wait_ms: int = 50, home: Path = HOME) -> Server:
-    """Kinesis at ``http://127.0.0.1:{port}``; what it holds goes with its process.
+    """Kinesis at ``http://127.0.0.1:{port}``, which keeps what it holds in its folder.
 
     Args:
         port: of 127.0.0.1.
-        folder: for its log.
+        folder: for its records and its log.
         wait_ms: how long making, changing and deleting a stream takes, in milliseconds.
         home: where it lies.
 
@@ -44,5 +43,7 @@ def server(port: int, folder: Path, wait_ms: int = 50, home: Path = HOME) -> Ser
     if reason := missing(home):
         raise ServerError(reason)
     modules = str((home / "node_modules").resolve())
-    command = ["node", "-e", _PROGRAM, str(port), "", str(wait_ms)]
+    data = folder.resolve() / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    command = ["node", "-e", _PROGRAM, str(port), str(data), str(wait_ms)]
     return Server("Kinesis", command, port, folder.resolve(), {"NODE_PATH": modules})
