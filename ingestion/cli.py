@@ -361,3 +361,32 @@ def _iso(value: Any) -> str:
 
 
 # The commands with a module of their own.
+
+from ingestion.commands.kinesis import kinesis  # noqa: E402
+
+app.command(
+    name="kinesis",
+    epilog="Examples: `ingest kinesis` · `ingest kinesis --follow --max-latency 5` · "
+    "`ingest kinesis --endpoint-url http://127.0.0.1:4567 --json`",
+)(kinesis)
+
+from ingestion.commands.emulate import emulate  # noqa: E402
+from ingestion.commands.mysql import mysql  # noqa: E402
+from ingestion.commands.seed import seed_database  # noqa: E402
+
+app.command(
+    name="mysql",
+    epilog="Examples: `ingest mysql` · `ingest mysql --snapshot` · "
+    "`SOURCE_DATABASE_URL=mysql+pymysql://reader:PASSWORD@db.example/pinterest ingest mysql`",
+)(mysql)
+app.command(
+    name="seed-database",
+    epilog="Examples: `ingest seed-database` · "
+    "`ingest seed-database --posts 500000 --people 60000 --seed 7 --replace`",
+)(seed_database)
+app.command(
+    name="emulate",
+    epilog="Examples: `ingest emulate --to kafka --count 500` · "
+    "`ingest emulate --synthetic --rate 50 --count 0` · "
+    "`ingest emulate --batch 100 --connections 8 --count 100000`",
+)(emulate)

@@ -117,7 +117,8 @@ class Batches:
         # A range without records is accounted for all the same, or it would be read again.
         for first in range(0, max(count, 1), DECODED_RECORDS):
             last = min(first + DECODED_RECORDS, count)
-            end = chunk.end if last == count else chunk.offsets[last]
+            # A batch may end here: where it ends, a record must have been, for Kinesis to go on.
+            end = chunk.end if last == count else chunk.offsets[last - 1] + 1
             offsets, raws = chunk.offsets[first:last], chunk.raws[first:last]
             self._add(chunk.origin, start, end, offsets, raws, chunk.follows)
             start = end

@@ -1,0 +1,173 @@
+"""Connections to Kafka: one that reads records, one that asks about topics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.net.compat import KafkaNetClient
+from kafka.structs import OffsetAndMetadata
+
+from ingestion.errors import SourceError
+from ingestion.sources.kafka_runs import PartitionRuns
+from ingestion.sources.kafka_topics import Topic, topic_id
+
+#: How long connecting may take, in milliseconds.
+CONNECT_MS = 4_000
+#: How long a broker may take to answer.
+REQUEST_MS = 10_000
+#: Bytes a broker hands over at once: of all partitions, and of one. Twice as many lie in memory.
+FETCH_BYTES = 8 * 1024 * 1024
+PARTITION_FETCH_BYTES = 2 * 1024 * 1024
+#: A broker answers when it has so many bytes, or after so many milliseconds.
+FETCH_MIN_BYTES = 64 * 1024
+FETCH_WAIT_MS = 100
+
+
+class Unreachable(Exception):
+    """No broker answers now; one may later."""
+
+
+class Cluster:
+    """A cluster, connected.
+
+    Args:
+        settings: as `client_settings` gives them.
+
+    Raises:
+        Unreachable: no broker answers.
+        SourceError: one does, and waiting does not help.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._words = _LastWords.installed()
+        self._clients: list[KafkaNetClient] = []
+        common = {
+            **settings,
+            "kafka_client": self._client,
+            "bootstrap_timeout_ms": CONNECT_MS,
+            "request_timeout_ms": REQUEST_MS,
+            "reconnect_backoff_max_ms": 1_000,
+        }
+        try:
+            self._admin = KafkaAdminClient(**common)
+            self.consumer = KafkaConsumer(
+                **common,
+                isolation_level="read_committed",
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                check_crcs=True,
+                metrics_enabled=False,
+                fetch_max_bytes=FETCH_BYTES,
+                max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+                fetch_min_bytes=FETCH_MIN_BYTES,
+                fetch_max_wait_ms=FETCH_WAIT_MS,
+            )
+        except Exception as error:
+            self.close()
+            raise self._explained(error, settings) from error
+        # One run a poll, where kafka-python would make an object of every record.
+        self.consumer._fetcher.PartitionRecords = PartitionRuns
+
+    def _client(self, **configs: Any) -> KafkaNetClient:
+        client = KafkaNetClient(**configs)
+        self._clients.append(client)
+        return client
+
+    def _explained(self, error: Exception, settings: Mapping[str, Any]) -> Exception:
+        servers = ",".join(settings["bootstrap_servers"])
+        said = f"{self._words.text} {error}"
+        if "SaslAuthenticationFailed" in said or "UnsupportedSaslMechanism" in said:
+            return SourceError(
+                f"Kafka at {servers} refuses the user: {self._words.reason(error)}; correct "
+                "KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
+            )
+        if isinstance(error, kafka_errors.RetriableError):
+            return Unreachable(self._words.reason(error))
+        return SourceError(f"Kafka at {servers} cannot be used: {error}")
+
+    def close(self) -> None:
+        """Close both connections."""
+        for client in self._clients:
+            client.close()
+
+    def topics(self, names: Sequence[str]) -> dict[str, Topic]:
+        """Those of some topics that exist.
+
+        Raises:
+            Unreachable: no broker answers.
+            SourceError: a topic may not be read.
+        """
+        try:
+            described = self._admin.describe_topics(list(names))
+        except kafka_errors.RetriableError as error:
+            raise Unreachable(self._words.reason(error)) from error
+        found = {}
+        for topic in described:
+            error = kafka_errors.for_code(topic["error_code"])
+            if error is kafka_errors.TopicAuthorizationFailedError:
+                raise SourceError(
+                    f"this user may not read the topic {topic['name']}; "
+                    "allow it DESCRIBE and READ, or correct KAFKA_SASL_USERNAME"
+                )
+            if error is kafka_errors.NoError:
+                numbers = sorted(p["partition_index"] for p in topic["partitions"])
+                found[topic["name"]] = Topic(topic_id(topic.get("topic_id")), numbers)
+        return found
+
+    def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """The first offset of partitions, and one more than the last that may be read.
+
+        Raises:
+            Unreachable: no broker answers.
+        """
+        wanted = list(partitions)
+        try:
+            beginnings = self.consumer.beginning_offsets(wanted, timeout_ms=REQUEST_MS)
+            ends = self.consumer.end_offsets(wanted, timeout_ms=REQUEST_MS)
+        except kafka_errors.RetriableError as error:
+            raise Unreachable(self._words.reason(error)) from error
+        return {partition: (beginnings[partition], ends[partition]) for partition in wanted}
+
+    def write_group(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        """Write a group's offsets, which nobody reads but displays of the lag.
+
+        Raises:
+            KafkaError: they could not be written.
+        """
+        self._admin.alter_group_offsets(
+            group, {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in offsets.items()}
+        )
+
+
+class _LastWords(logging.Handler):
+    """The last warning of the client, which knows more than the errors it raises."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.text = ""
+
+    @classmethod
+    def installed(cls) -> _LastWords:
+        """The one that the client's logger has; its warnings go nowhere else."""
+        logger = logging.getLogger("kafka")
+        for handler in logger.handlers:
+            if isinstance(handler, cls):
+                return handler
+        words = cls()
+        logger.addHandler(words)
+        logger.propagate = False
+        return words
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep what it says."""
+        self.text = record.getMessage()
+
+    def reason(self, error: Exception) -> str:
+        """Why something failed, in one line."""
+        _, failed, why = self.text.partition("failed: ")
+        text = why.partition(" (backoff")[0] if failed else str(error)
+        return " ".join(text.split()) or type(error).__name__

@@ -1,0 +1,316 @@
+"""Landers as processes: quick to start, and known to be where when they are killed.
+
+A process that has imported everything and opened nothing forks a lander in hundredths of a second;
+the lander then runs the `ingest` command it is given, in small batches. It keeps a byte for each
+kind of record in a file mapped into memory, which outlives it and says what it was doing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import io
+import mmap
+import multiprocessing
+import os
+import pkgutil
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from ingestion import cli, commands, landing, sources
+from ingestion.lake import REJECTED, SCHEMAS, Lake, Origin, Piece
+from ingestion.landing import Batches
+from ingestion.offsets import Offsets
+from ingestion.records import KINDS
+
+
+class Stage(IntEnum):
+    """What a lander is doing with a kind of record; of several kinds' stages the highest counts."""
+
+    STARTING = 0  # nothing committed yet
+    READING = 1
+    REJECTING = 2  # committing rejected records
+    LANDING = 3  # committing rows
+    BETWEEN = 4  # between the two commits of one batch
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a lander is to do.
+
+    Attributes:
+        arguments: of the `ingest` command.
+        log: the file that what it prints is added to.
+        stages: the file that tells its stage, a byte for each kind.
+        environment: variables besides those of this process.
+        again: whether to run the command over and over until it fails.
+        mutation: a name in `MUTATIONS`; none for the landing that is to be proved.
+        batch_records: records a commit.
+        pause: seconds, at the most, between the commits of one batch.
+    """
+
+    arguments: Sequence[str]
+    log: Path
+    stages: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    again: bool = False
+    mutation: str = ""
+    batch_records: int = 400
+    pause: float = 0.02
+
+
+class Lander:
+    """A running lander; made by a nursery."""
+
+    def __init__(self, pid: int, order: Order, ask: Callable[[Any], Any]) -> None:
+        self.pid = pid
+        self.order = order
+        self._ask = ask
+
+    @property
+    def stage(self) -> Stage:
+        """What it is doing, or was when it ended."""
+        return Stage(max(self.order.stages.read_bytes()))
+
+    def code(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        code: int | None = self._ask(self.pid)
+        return code
+
+    def end(self, how: signal.Signals = signal.SIGKILL, seconds: float = 20.0) -> int:
+        """Send it a signal, unless it has ended, and give the code it ends with.
+
+        Raises:
+            TimeoutError: it goes on all the same; it has been killed.
+        """
+        # Nobody else gets its id: the nursery keeps what is left of it until it is asked.
+        if self.code() is None:
+            os.kill(self.pid, how)
+        return self.wait(seconds)
+
+    def wait(self, seconds: float = 60.0) -> int:
+        """The code it ends with by itself.
+
+        Raises:
+            TimeoutError: it does not end; it has been killed.
+        """
+        deadline = time.monotonic() + seconds
+        while (code := self.code()) is None:
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                raise TimeoutError(f"a lander did not end within {seconds:.0f} s: {self.said()}")
+            time.sleep(0.002)
+        return code
+
+    def said(self) -> str:
+        """The last line it, or another with the same log, printed."""
+        lines = self.order.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "nothing"
+
+
+class Nursery:
+    """Starts landers; a context, at whose end those that still run are killed."""
+
+    def __init__(self) -> None:
+        spawning = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawning.Pipe()
+        self._lock = threading.Lock()
+        self._process = spawning.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> Nursery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()
+        self._process.join(10)
+
+    def start(self, order: Order) -> Lander:
+        """Start a lander."""
+        order.stages.write_bytes(bytes(len(KINDS)))
+        return Lander(self._ask(order), order, self._ask)
+
+    def _ask(self, question: Order | int) -> Any:
+        with self._lock:
+            self._pipe.send(question)
+            return self._pipe.recv()
+
+
+# --- in the nursery's process -----------------------------------------------------------------
+
+
+def _serve(pipe: Any) -> None:
+    """Fork a lander for an order, tell a process id's exit code; until the other end is gone."""
+    os.setsid()  # an interrupt from the keyboard is for the tests, which then end this
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    _import_everything()
+    codes: dict[int, int | None] = {}
+    try:
+        while True:
+            question = pipe.recv()
+            if isinstance(question, Order):
+                pid = os.fork()
+                if not pid:
+                    _be_lander(question, pipe)
+                codes[pid] = None
+                pipe.send(pid)
+                continue
+            if codes[question] is None:
+                ended, status = os.waitpid(question, os.WNOHANG)
+                codes[question] = os.waitstatus_to_exitcode(status) if ended else None
+            pipe.send(codes[question])
+    except EOFError:
+        pass
+    finally:
+        for pid, code in codes.items():
+            if code is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _import_everything() -> None:
+    """All that a lander would import, and nothing that opens a file, a connection or a thread."""
+    import boto3
+    import kafka  # noqa: F401
+    import pandas  # noqa: F401 (Arrow imports it when it first makes an array)
+
+    for folder in (commands, sources):
+        for module in pkgutil.iter_modules(folder.__path__):
+            importlib.import_module(f"{folder.__name__}.{module.name}")
+    for service in ("s3", "kinesis"):  # reads the service's description, and keeps it
+        boto3.client(
+            service,  # type: ignore[call-overload]
+            region_name="us-east-1",
+            endpoint_url="http://127.0.0.1:9",
+            aws_access_key_id="any",
+            aws_secret_access_key="any",
+        )
+    # A command that is understood, and then refused.
+    sys.argv = ["ingest", "s3", "--uri", "nowhere://"]
+    with contextlib.redirect_stderr(io.StringIO()):
+        assert _ingest() == 1
+
+
+def _be_lander(order: Order, pipe: Connection) -> None:
+    code = 70
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        pipe.close()
+        log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ.update(order.environment)
+        landing.BATCH_RECORDS = order.batch_records
+        landing.DECODED_RECORDS = max(1, order.batch_records // 4)
+        MUTATIONS[order.mutation]()
+        _tell_stages(order)
+        sys.argv = ["ingest", *order.arguments]
+        code = _ingest()
+        while order.again and not code:
+            time.sleep(0.05)
+            code = _ingest()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _ingest() -> int:
+    try:
+        cli.main()
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else int(bool(exit_.code))
+    return 0
+
+
+def _tell_stages(order: Order) -> None:
+    with order.stages.open("r+b") as file:
+        page = mmap.mmap(file.fileno(), len(KINDS))
+    commit, append = Batches._commit, Lake.append
+    batch = threading.local()
+
+    def committing(self: Batches, good: Sequence[Piece], bad: Sequence[Piece]) -> None:
+        batch.kind = list(KINDS).index(self._kind.name)
+        batch.two_commits = bool(bad)
+        commit(self, good, bad)
+        page[batch.kind] = Stage.READING
+
+    def appending(self: Lake, table: str, *rest: Any, **named: Any) -> Any:
+        page[batch.kind] = Stage.REJECTING if table == REJECTED else Stage.LANDING
+        rows = append(self, table, *rest, **named)
+        if batch.two_commits:
+            batch.two_commits = False
+            page[batch.kind] = Stage.BETWEEN
+            time.sleep(random.uniform(0, order.pause))
+        return rows
+
+    _replace(Batches, "_commit", committing)
+    _replace(Lake, "append", appending)
+
+
+def _replace(owner: type, name: str, function: Any) -> None:
+    setattr(owner, name, function)
+
+
+# --- what the proof must notice ---------------------------------------------------------------
+
+
+def _without_the_check() -> None:
+    """Believe that the table stands where the batch begins, as if Delta itself refused others."""
+    outstanding = Lake._outstanding
+
+    def believing(self: Lake, table: str, pieces: Sequence[Piece], *rest: Any) -> Any:
+        starts: dict[Origin, int] = {}
+        for piece in pieces:
+            starts.setdefault(piece.origin, piece.start)
+        blind: Any = copy.copy(self)
+        blind.offsets = lambda _, origin: Offsets.of([(0, starts[origin])])
+        return outstanding(blind, table, pieces, *rest)
+
+    _replace(Lake, "_outstanding", believing)
+
+
+def _rows_before_rejected() -> None:
+    """Commit a batch's good rows, and with them where reading goes on, before the rejected."""
+
+    def commit(self: Batches, good: Sequence[Piece], bad: Sequence[Piece]) -> None:
+        self._lake.append(self._kind.name, good)
+        if bad:
+            self._lake.append(REJECTED, bad)
+
+    _replace(Batches, "_commit", commit)
+
+
+def _positions_before_rows() -> None:
+    """Commit where reading goes on, and then the rows, in commits of their own."""
+    commit = Lake._commit
+
+    def twice(self: Lake, table: str, rows: Any, transactions: Mapping[str, int]) -> None:
+        commit(self, table, SCHEMAS[table].empty_table(), transactions)
+        time.sleep(random.uniform(0, 0.02))
+        commit(self, table, rows, {})
+
+    _replace(Lake, "_commit", twice)
+
+
+MUTATIONS: dict[str, Callable[[], None]] = {
+    "": lambda: None,
+    "without the check": _without_the_check,
+    "rows before rejected": _rows_before_rejected,
+    "positions before rows": _positions_before_rows,
+}

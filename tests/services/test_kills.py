@@ -1,0 +1,55 @@
+"""Competing landers, killed at random: every record of a real source lands or is rejected, once.
+
+What the check is worth is shown by landers with something wrong: it finds what they lose and what
+they land twice. `python -m benchmarks.kills` is the same with hundreds of kills.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.services import kills
+from tests.services.kills import Source
+from tests.services.landers import Nursery
+
+RECORDS = 20_000
+KILLS = 15
+
+
+@pytest.fixture(params=["S3", "Kafka", "Kinesis"])
+def source(request: pytest.FixtureRequest) -> Source:
+    if request.param == "S3":
+        return kills.Objects(request.getfixturevalue("store"))
+    if request.param == "Kafka":
+        return kills.Topics(request.getfixturevalue("broker"))
+    return kills.Shards(request.getfixturevalue("kinesis_url"))
+
+
+def test_whoever_is_killed_every_record_is_there_once(
+    source: Source, nursery: Nursery, tmp_path: Path
+) -> None:
+    report = kills.run(source, nursery, tmp_path, RECORDS, KILLS)
+    assert report.sound, report
+    assert report.unfit > RECORDS // (kills.UNFIT + 2)
+    assert report.kills == KILLS
+    # Most kills hit work, not landers that had nothing to do.
+    assert report.busy >= KILLS // 3, report
+
+
+def test_landers_without_the_check_land_records_twice(
+    source: Source, nursery: Nursery, tmp_path: Path
+) -> None:
+    report = kills.run(source, nursery, tmp_path, 4_000, 2, mutation="without the check")
+    assert not report.sound
+    assert report.twice, report
+
+
+@pytest.mark.parametrize("mutation", ["rows before rejected", "positions before rows"])
+def test_landers_whose_commits_are_in_the_wrong_order_lose_records(
+    broker: str, nursery: Nursery, tmp_path: Path, mutation: str
+) -> None:
+    report = kills.run(kills.Topics(broker), nursery, tmp_path, 8_000, 10, mutation=mutation)
+    assert not report.sound
+    assert report.lost, report
