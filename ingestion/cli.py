@@ -390,3 +390,20 @@ app.command(
     "`ingest emulate --synthetic --rate 50 --count 0` · "
     "`ingest emulate --batch 100 --connections 8 --count 100000`",
 )(emulate)
+
+from ingestion.commands.gateway import gateway  # noqa: E402
+
+app.command(
+    name="gateway",
+    epilog="Examples: `ingest gateway --open` · "
+    "`GATEWAY_API_KEYS=… ingest gateway --host 0.0.0.0 --rate 50` · "
+    "`ingest gateway --api-keys-file keys.txt --port 8081 --access-log`",
+)(gateway)
+
+from ingestion.commands.kafka import kafka  # noqa: E402
+
+app.command(
+    name="kafka",
+    epilog="Examples: `ingest kafka` · `ingest kafka --follow --max-latency 5 --processes 2` · "
+    "`ingest kafka --bootstrap-servers broker:9092 --json`",
+)(kafka)

@@ -76,8 +76,13 @@ def fields(record: Any) -> dict[str, Any]:
     return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
-def print_account(account: Any) -> None:
-    """A line for an account, and a warning for what is missing in it."""
+def print_account(account: Any, gap: str = "they land when their object arrives") -> None:
+    """A line for an account, and a warning for what is missing in it.
+
+    Args:
+        account: of one stream.
+        gap: what is to be said of missing offsets.
+    """
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in account.rejected.most_common())
     objects = f"objects {account.objects:,}  " if account.objects is not None else ""
     line = (
@@ -96,7 +101,7 @@ def print_account(account: Any) -> None:
     for partition, first, last in account.gaps[:5]:
         err.print(
             f"[yellow]warning:[/] {account.stream}: partition {partition} lacks offsets "
-            f"{first:,} to {last:,}; they land when their object arrives"
+            f"{first:,} to {last:,}; {gap}"
         )
     if len(account.gaps) > 5:
         err.print(f"[yellow]warning:[/] {account.stream}: and {len(account.gaps) - 5:,} more gaps")

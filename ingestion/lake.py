@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import pyarrow as pa
@@ -181,7 +181,9 @@ class Lake:
         self._clock = clock
         self._handles: dict[str, DeltaTable] = {}
         self._commits: Counter[str] = Counter()
-        self._appending = {table: Lock() for table in SCHEMAS}
+        #: Of each table, what its log records as of a version.
+        self._recorded: dict[str, tuple[int, dict[str, int | None]]] = {}
+        self._appending = {table: RLock() for table in SCHEMAS}
 
     def location(self, table: str) -> str:
         """The address of a bronze table."""
@@ -296,12 +298,30 @@ class Lake:
     def offsets(self, table: str, origin: Origin) -> Offsets:
         """The offsets of an origin that the table accounts for, as of the open handle."""
         try:
-            return Offsets.from_transactions(origin.app_id, self.handle(table).transaction_version)
+            with self._appending[table]:
+                return Offsets.from_transactions(
+                    origin.app_id, lambda app_id: self._record(table, app_id)
+                )
         except ValueError as error:
             raise LakeError(
                 f"{self.location(table)}: its log does not say what has landed ({error}); "
                 "land again into another lake"
             ) from error
+
+    def _record(self, table: str, app_id: str) -> int | None:
+        """What the log says of an application, as of the open handle.
+
+        The log is read for it from the last checkpoint on, the more often the slower: what it said
+        once holds until somebody else commits.
+        """
+        handle = self.handle(table)
+        version, recorded = self._recorded.get(table, (-1, {}))
+        if version != handle.version():
+            recorded = {}
+            self._recorded[table] = handle.version(), recorded
+        if app_id not in recorded:
+            recorded[app_id] = handle.transaction_version(app_id)
+        return recorded[app_id]
 
     def append(
         self, table: str, pieces: Sequence[Piece], covering: Mapping[Origin, Offsets] | None = None
@@ -373,8 +393,10 @@ class Lake:
         )
 
     def _commit(self, table: str, rows: pa.Table, transactions: Mapping[str, int]) -> None:
+        handle = self.handle(table)
+        before = handle.version()
         write_deltalake(
-            self.handle(table),
+            handle,
             rows,
             mode="append",
             writer_properties=_WRITER,
@@ -386,8 +408,11 @@ class Lake:
             ),
             post_commithook_properties=_NO_HOOKS,
         )
+        version, recorded = self._recorded.get(table, (-1, {}))
+        if version == before and handle.version() == before + 1:  # nobody committed in between
+            self._recorded[table] = handle.version(), {**recorded, **transactions}
         self._commits[table] += 1
-        upkeep_is_due = self.handle(table).version() % _COMMITS_AN_UPKEEP == 0
+        upkeep_is_due = handle.version() % _COMMITS_AN_UPKEEP == 0
         if upkeep_is_due:
             self._keep_up(table)
         if upkeep_is_due or self._commits[table] % _COMMITS_A_HANDLE == 0:
@@ -412,7 +437,7 @@ class Lake:
         given = zip(*(rows.column(name).to_pylist() for name in REPLAYED_FIELDS.names), strict=True)
         missing = rows.filter(pa.array([record not in held for record in given], pa.bool_()))
         same = {"_source": REPLAY, **_landing(self._clock())}
-        number = (handle.transaction_version(REPLAY) or 0) + 1
+        number = (self._record(table, REPLAY) or 0) + 1
         record = {REPLAY: number} if missing.num_rows else {}
         return _completed(missing, SCHEMAS[table], same), record
 

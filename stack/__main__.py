@@ -18,10 +18,10 @@ app = typer.Typer(
     add_completion=False,
     help="Real servers on this machine, reachable from it alone.\n\n"
     "Examples:\n\n"
-    "  python -m stack up                  the pipeline's: MySQL, Kafka, Kinesis, S3, gateway\n\n"
-    "  python -m stack up kafka spark      only these\n\n"
-    '  eval "$(python -m stack env)"       where they are, for the commands of this shell\n\n'
-    "  python -m stack down                all that run",
+    "  python -m stack up                all but Spark\n\n"
+    "  python -m stack up kafka spark    only these\n\n"
+    '  eval "$(python -m stack env)"     tells this shell where they are\n\n'
+    "  python -m stack down              all that run",
 )
 console = Console(highlight=False, soft_wrap=True)
 problems = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -14,7 +14,8 @@ HOME = Path(os.environ.get("STACK_HOME") or ".stack") / "kinesis"
 # Its own command listens on every address of the machine.
 _PROGRAM = """
 const [port, path, wait] = process.argv.slice(1)
-const options = {path, createStreamMs: +wait, deleteStreamMs: +wait, updateStreamMs: +wait}
+const waits = {createStreamMs: +wait, deleteStreamMs: +wait, updateStreamMs: +wait}
+const options = {path, shardLimit: 500, ...waits}
 require('kinesalite')(options).listen(+port, '127.0.0.1')
 """
 

@@ -166,7 +166,7 @@ class KafkaTarget:
         """Records whose entry among the offsets has an error code; 2 means that it may pass."""
         return [
             (place, f"{entry.get('error')} (error {code})", code == 2)
-            for place, entry in enumerate(answer.get("offsets", []))
+            for place, entry in enumerate(answer["offsets"])
             if (code := entry.get("error_code")) is not None
         ]
 
@@ -190,10 +190,11 @@ class KinesisTarget:
 
     def refusals(self, answer: Any) -> list[tuple[int, str, bool]]:
         """Records whose entry has an error code: the shard's limit, or a failure within."""
+        entries = answer["Records"] if "Records" in answer else [answer]
         return [
             (place, f"{entry['ErrorCode']}: {entry.get('ErrorMessage')}", True)
-            for place, entry in enumerate(answer.get("Records", []))
-            if entry.get("ErrorCode")
+            for place, entry in enumerate(entries)
+            if "SequenceNumber" not in entry
         ]
 
 
@@ -355,7 +356,7 @@ class Gateway:
             )
         try:
             refusals = target.refusals(response.json())
-        except (ValueError, AttributeError, TypeError, KeyError) as error:
+        except (ValueError, AttributeError, TypeError, LookupError) as error:
             raise PostingError(
                 f"{where} answered {response.status_code} with something that is no gateway's "
                 f"answer: {_message(response)}; set GATEWAY_URL"

@@ -243,7 +243,8 @@ class Gateway:
             if access.isEnabledFor(logging.INFO):
                 access.info(
                     "%s %s %d %d bytes %.1f ms",
-                    request.method, request.url.path, response.status_code, size, seconds * 1000,
+                    request.method, request.scope["raw_path"].decode("latin-1"),
+                    response.status_code, size, seconds * 1000,
                 )  # fmt: skip
             return response
 

@@ -29,6 +29,8 @@ _BLOCK_MS = 50
 #: clients are made anew.
 _CONNECT_SECONDS = 1.0
 _STUCK_SECONDS = 30.0
+#: Seconds that the producer has to say that a record's time is over.
+_GRACE_SECONDS = 1.0
 
 _RETRY_AFTER = 2.0
 
@@ -195,7 +197,7 @@ class KafkaSink:
                 offsets[at:] = [failed] * (len(records) - at)
                 break
             sent.append((at, future))
-        await settled([future for _, future in sent], self._ack_seconds + 1)
+        await settled([future for _, future in sent], self._ack_seconds + _GRACE_SECONDS)
         for at, future in sent:
             offsets[at] = outcome(future, topic)
         self._watch(clients, [future for _, future in sent])

@@ -42,9 +42,20 @@ def serve(app: Any, listener: socket.socket, limits: Limits) -> None:
         listener: where clients connect.
         limits: of connections and requests.
     """
+    # The server raises the signal that stopped it once more when it is done.
+    before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server(app, limits).run(sockets=[listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def server(app: Any, limits: Limits) -> uvicorn.Server:
+    """A server of an application, within limits."""
     config = uvicorn.Config(
         app,
-        http=protocol(limits),
+        http=type("Protocol", (_Bounded,), {"limits": limits}),
         ws="none",
         loop="uvloop",
         lifespan="on",
@@ -55,22 +66,11 @@ def serve(app: Any, listener: socket.socket, limits: Limits) -> None:
         timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=round(limits.body_seconds + limits.ack_seconds + 1),
     )
-    # The server raises the signal that stopped it once more when it is done.
-    before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        uvicorn.Server(config).run(sockets=[listener])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return uvicorn.Server(config)
 
 
 def _ignore(number: int, frame: Any) -> None:
     """Do nothing: the server has been stopped."""
-
-
-def protocol(limits: Limits) -> type[asyncio.Protocol]:
-    """The HTTP protocol of a server within limits."""
-    return type("GatewayProtocol", (_Bounded,), {"limits": limits})
 
 
 class _Bounded(HttpToolsProtocol):

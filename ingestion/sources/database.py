@@ -83,6 +83,7 @@ class Database:
         self._now = now
         self._sleep = sleep
         self._connection: Connection | None = None
+        self._driver: Any = None
         self._away_since: float | None = None
         self._attempts = 0
 
@@ -96,6 +97,7 @@ class Database:
         if self._connection is None:
             try:
                 self._connection = self._engine.connect()
+                self._driver = self._connection.connection.dbapi_connection
             except RuntimeError as error:  # a way to sign in that needs a missing package
                 raise DatabaseError(f"{self.location}: {error}") from error
         return self._connection
@@ -149,10 +151,15 @@ class Database:
     def drop(self) -> None:
         """Leave the connection, whatever it is in the middle of."""
         connection, self._connection = self._connection, None
-        if connection is not None:
-            # Closed without this, a result read in part would be read to its end.
-            connection.invalidate()
-            connection.close()
+        if connection is None:
+            return
+        # PyMySQL reads a result that was left in its middle to its end, and tries to even where
+        # the connection is gone.
+        result = getattr(self._driver, "_result", None)
+        if result is not None:
+            result.unbuffered_active = False
+        connection.invalidate()
+        connection.close()
 
     def _explained(self, number: int, said: str) -> SourceError:
         if number in _NOT_ADMITTED:

@@ -69,6 +69,7 @@ class Cluster:
         except Exception as error:
             self.close()
             raise self._explained(error, settings) from error
+        self._words.text = ""
         # One run a poll, where kafka-python would make an object of every record.
         self.consumer._fetcher.PartitionRecords = PartitionRuns
 

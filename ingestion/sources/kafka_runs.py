@@ -32,13 +32,13 @@ class Run:
         end: where it stands after them; compaction, markers of transactions and aborted records
             leave offsets without a record.
         offsets: of each record, ascending.
-        values: of each record; None where the record has none.
+        values: of each record; empty where the record has none.
     """
 
     start: int
     end: int
     offsets: Sequence[int]
-    values: Sequence[bytes | None]
+    values: Sequence[bytes]
 
 
 class PartitionRuns(Fetcher.PartitionRecords):  # type: ignore[misc]
@@ -53,7 +53,7 @@ class PartitionRuns(Fetcher.PartitionRecords):  # type: ignore[misc]
     def _unpack_records(self, _topic: Any, records: Any, *_: Any) -> Iterator[Run]:
         start = end = self.fetch_offset
         offsets: list[int] = []
-        values: list[bytes | None] = []
+        values: list[bytes] = []
         size = 0
         while (batch := records.next_batch()) is not None:
             try:
@@ -66,7 +66,7 @@ class PartitionRuns(Fetcher.PartitionRecords):  # type: ignore[misc]
             offsets += found_offsets
             values += found
             end = max(end, next_offset)
-            size += sum(map(len, filter(None, found)))
+            size += sum(map(len, found))
             if len(values) >= RUN_RECORDS or size >= RUN_BYTES:
                 self.next_fetch_offset = end
                 yield Run(start, end, offsets, values)
@@ -76,7 +76,7 @@ class PartitionRuns(Fetcher.PartitionRecords):  # type: ignore[misc]
             yield Run(start, end, offsets, values)
         self.drain()
 
-    def _read(self, batch: Any) -> tuple[Sequence[int], list[bytes | None], int]:
+    def _read(self, batch: Any) -> tuple[Sequence[int], list[bytes], int]:
         """What a batch holds for us from where the fetch began, and the offset behind it."""
         if self.check_crcs and not batch.validate_crc():
             raise CorruptRecordError(
@@ -105,7 +105,7 @@ class PartitionRuns(Fetcher.PartitionRecords):  # type: ignore[misc]
         return bool(batch.is_control_batch)
 
 
-def _read_old(batch: Any) -> tuple[list[int], list[bytes | None]]:
+def _read_old(batch: Any) -> tuple[list[int], list[bytes]]:
     """The records of a batch from before Kafka 0.11, as kafka-python reads them."""
     offsets, values = [], []
     for record in batch:
@@ -114,11 +114,11 @@ def _read_old(batch: Any) -> tuple[list[int], list[bytes | None]]:
                 f"the record at offset {record.offset} does not have its checksum"
             )
         offsets.append(record.offset)
-        values.append(record.value)
+        values.append(record.value or b"")
     return offsets, values
 
 
-def read_batch(batch: Any) -> tuple[Sequence[int], list[bytes | None]]:
+def read_batch(batch: Any) -> tuple[Sequence[int], list[bytes]]:
     """Offset and value of each record of a batch.
 
     Args:
@@ -133,11 +133,13 @@ def read_batch(batch: Any) -> tuple[Sequence[int], list[bytes | None]]:
     first = batch.base_offset
     # Offsets ascend: with as many records as offsets none is left out, and none need be read.
     deltas: list[int] | None = None if batch.last_offset_delta + 1 == count else []
-    values: list[bytes | None] = []
+    values: list[bytes] = []
     try:
         end = _read_values(data, count, values, deltas)
     except IndexError:
         raise CorruptRecordError(f"the batch at offset {first} ends within a record") from None
+    except CorruptRecordError as error:
+        raise CorruptRecordError(f"the batch at offset {first}: {error.args[0]}") from None
     if end != len(data):
         raise CorruptRecordError(f"the batch at offset {first} goes on behind its last record")
     if deltas is None:
@@ -145,9 +147,7 @@ def read_batch(batch: Any) -> tuple[Sequence[int], list[bytes | None]]:
     return [first + delta for delta in deltas], values
 
 
-def _read_values(
-    data: bytes, count: int, values: list[bytes | None], deltas: list[int] | None
-) -> int:
+def _read_values(data: bytes, count: int, values: list[bytes], deltas: list[int] | None) -> int:
     """Read records: length, attributes, time, offset, key, value, headers.
 
     Numbers have seven bits a byte, the lowest first, and their sign in the lowest bit of all. They
@@ -199,20 +199,34 @@ def _read_values(
             else:
                 number, pos = _long(data, pos, number)
         if number & 1:
-            append(None)
+            append(b"")
         else:
             start = pos
             pos += number >> 1
             append(data[start:pos])
-        # At least the number of headers follows.
-        if pos >= end or end > len(data):
-            raise CorruptRecordError(f"record {len(values) - 1} of a batch does not have its size")
+        # Nearly always there are no headers: their number is the last byte.
+        if pos + 1 != end or data[pos]:
+            pos = _skip_headers(data, pos)
+            if pos != end:
+                raise CorruptRecordError("a record does not have the size it gives")
         pos = end
     return pos
 
 
+def _skip_headers(data: bytes, pos: int) -> int:
+    """Where a record's headers end: their number, then a name and a value for each."""
+    count, pos = _long(data, pos + 1, data[pos])
+    for _ in range(2 * (count >> 1)):
+        length, pos = _long(data, pos + 1, data[pos])
+        if not length & 1:
+            pos += length >> 1
+    return pos
+
+
 def _long(data: bytes, pos: int, number: int) -> tuple[int, int]:
-    """A number of more than one byte, and where it ends."""
+    """A number whose first byte has been read, and where it ends."""
+    if number < 128:
+        return number, pos
     number &= 127
     shift = 7
     while (byte := data[pos]) > 127:

@@ -29,6 +29,8 @@ from tests.services.landers import Lander, Nursery, Order, Stage
 
 #: One record in so many is unfit to land.
 UNFIT = 100
+#: When to kill: at any moment, or when one is seen in the middle of something.
+AIMS = (None, Stage.REJECTING, Stage.LANDING, Stage.BETWEEN)
 
 
 # --- records ----------------------------------------------------------------------------------
@@ -293,14 +295,14 @@ def check(report: Report, lake: str, put: Mapping[Place, Record]) -> None:
     keys: Counter[tuple[str, int]] = Counter()
     places: Counter[Place] = Counter()
     for kind in KINDS:
-        for stream, partition, position, ind in _rows(lake, kind, "ind"):
+        for stream, partition, position, ind in rows(lake, kind, "ind"):
             place = Place(stream, partition, int(position))
             places[place] += 1
             keys[kind, ind] += 1
             record = put.get(place)
             if record is None or (record.kind, record.ind) != (kind, ind):
                 report.wrong.append(f"{_named(place)} has a row of {kind} {ind}, not {record}")
-    for stream, partition, position, kind, reason, raw in _rows(lake, REJECTED, "kind,reason,raw"):
+    for stream, partition, position, kind, reason, raw in rows(lake, REJECTED, "kind,reason,raw"):
         place = Place(stream, partition, int(position))
         places[place] += 1
         record = put.get(place)
@@ -320,7 +322,8 @@ def _named(place: Place) -> str:
     return f"{place.stream}/{place.partition}/{place.position}"
 
 
-def _rows(lake: str, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
+def rows(lake: str, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
+    """A bronze table's rows: stream, partition, position and the columns asked for."""
     builder = QueryBuilder().register("t", DeltaTable(f"{lake}/bronze/{table}"))
     query = f"select _stream, _partition, _position, {columns} from t"
     for batch in builder.execute(query):
@@ -350,7 +353,8 @@ def run(
     kills: int,
     landers: int = 3,
     mutation: str = "",
-    patience: float = 60.0,
+    aims: Sequence[Stage | None] = AIMS,
+    patience: float = 30.0,
 ) -> Report:
     """Put records, land them with competing landers that are killed, and check.
 
@@ -362,7 +366,8 @@ def run(
         kills: of landers.
         landers: that run at the same time.
         mutation: what is wrong with the landers; see `landers.MUTATIONS`.
-        patience: seconds that landers may take for what is left after the last kill.
+        aims: what a lander may be in the middle of when it is killed; drawn anew for each kill.
+        patience: seconds after the last kill in which something has to land, until all has.
     """
     lake = str(folder / "lake")
     everything = list(records(count))
@@ -370,24 +375,30 @@ def run(
     put: dict[Place, Record] = {}
     fed = feed(source, put, everything, 0, count // 4)
     begun = time.monotonic()
-    race = _Race(source, nursery, folder, lake, mutation, report)
+    race = _Race(source, nursery, folder, lake, mutation, aims, report)
     for slot in range(landers):
         race.start(slot)
     for number in range(kills):
         due = count // 4 + (count - count // 4) * (number + 1) // kills
         fed = feed(source, put, everything, fed, due)
         race.kill_one()
-    deadline = time.monotonic() + patience
-    while landed(lake) < count:
-        race.replace_ended()
-        if time.monotonic() > deadline:
-            report.ended.append(f"not everything had landed {patience:.0f} s after the last kill")
-            break
-        time.sleep(0.1)
+    _await_all(race, lake, report, patience)
     race.finish()
     report.seconds = time.monotonic() - begun
     check(report, lake, put)
     return report
+
+
+def _await_all(race: _Race, lake: str, report: Report, patience: float) -> None:
+    most, deadline = 0, time.monotonic() + patience
+    while (now := landed(lake)) < report.records:
+        race.replace_ended()
+        if now > most:
+            most, deadline = now, time.monotonic() + patience
+        if time.monotonic() > deadline:
+            report.ended.append(f"landing stood still at {now:,} records for {patience:.0f} s")
+            return
+        time.sleep(0.1)
 
 
 def feed(
@@ -414,6 +425,7 @@ class _Race:
         folder: Path,
         lake: str,
         mutation: str,
+        aims: Sequence[Stage | None],
         report: Report,
     ) -> None:
         self._source = source
@@ -421,6 +433,7 @@ class _Race:
         self._folder = folder
         self._lake = lake
         self._mutation = mutation
+        self._aims = aims
         self._report = report
         self._draw = random.Random()
         self._running: dict[int, Lander] = {}
@@ -445,15 +458,16 @@ class _Race:
                 self.start(slot)
 
     def kill_one(self) -> None:
-        """Kill a lander: at any moment, or when it is seen in the middle of something."""
+        """Kill a lander and start another instead."""
         self.replace_ended()
         slot = self._draw.choice(list(self._running))
-        aim = self._draw.choice((None, Stage.REJECTING, Stage.LANDING, Stage.BETWEEN))
+        aim = self._draw.choice(self._aims)
         if aim is None:
             time.sleep(self._draw.uniform(0, 0.4))
         else:
             slot = self._await(aim, slot)
-            time.sleep(self._draw.uniform(0, 0.01))
+            if aim != Stage.BETWEEN:
+                time.sleep(self._draw.uniform(0, 0.01))
         lander = self._running[slot]
         if lander.end() == -signal.SIGKILL:
             self._report.kills += 1

@@ -76,6 +76,7 @@ class Lander:
         self.pid = pid
         self.order = order
         self._ask = ask
+        self._code: int | None = None
 
     @property
     def stage(self) -> Stage:
@@ -84,8 +85,9 @@ class Lander:
 
     def code(self) -> int | None:
         """Its exit code, negative for a signal; None while it runs."""
-        code: int | None = self._ask(self.pid)
-        return code
+        if self._code is None:
+            self._code = self._ask(self.pid)
+        return self._code
 
     def end(self, how: signal.Signals = signal.SIGKILL, seconds: float = 20.0) -> int:
         """Send it a signal, unless it has ended, and give the code it ends with.
@@ -93,8 +95,8 @@ class Lander:
         Raises:
             TimeoutError: it goes on all the same; it has been killed.
         """
-        # Nobody else gets its id: the nursery keeps what is left of it until it is asked.
-        if self.code() is None:
+        # Nobody else has its id: the nursery keeps what is left of it until it is asked.
+        if self._code is None:
             os.kill(self.pid, how)
         return self.wait(seconds)
 
@@ -302,7 +304,7 @@ def _positions_before_rows() -> None:
 
     def twice(self: Lake, table: str, rows: Any, transactions: Mapping[str, int]) -> None:
         commit(self, table, SCHEMAS[table].empty_table(), transactions)
-        time.sleep(random.uniform(0, 0.02))
+        time.sleep(random.uniform(0.02, 0.1))
         commit(self, table, rows, {})
 
     _replace(Lake, "_commit", twice)

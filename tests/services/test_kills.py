@@ -12,7 +12,7 @@ import pytest
 
 from tests.services import kills
 from tests.services.kills import Source
-from tests.services.landers import Nursery
+from tests.services.landers import Nursery, Stage
 
 RECORDS = 20_000
 KILLS = 15
@@ -46,10 +46,16 @@ def test_landers_without_the_check_land_records_twice(
     assert report.twice, report
 
 
-@pytest.mark.parametrize("mutation", ["rows before rejected", "positions before rows"])
-def test_landers_whose_commits_are_in_the_wrong_order_lose_records(
-    broker: str, nursery: Nursery, tmp_path: Path, mutation: str
+@pytest.mark.parametrize(
+    ("mutation", "aim"),
+    [("rows before rejected", Stage.BETWEEN), ("positions before rows", Stage.LANDING)],
+)
+def test_a_lander_that_commits_in_the_wrong_order_loses_records(
+    broker: str, nursery: Nursery, tmp_path: Path, mutation: str, aim: Stage
 ) -> None:
-    report = kills.run(kills.Topics(broker), nursery, tmp_path, 8_000, 10, mutation=mutation)
+    source = kills.Topics(broker)
+    report = kills.run(
+        source, nursery, tmp_path, 6_000, 5, 1, mutation=mutation, aims=[aim], patience=2
+    )
     assert not report.sound
     assert report.lost, report

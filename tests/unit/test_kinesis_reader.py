@@ -6,6 +6,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -229,6 +230,33 @@ def test_an_expired_iterator_goes_on_where_reading_stood() -> None:
     with reading(client) as run:
         assert run.finish().numbers == numbers
     assert client.calls.count("GetShardIterator s") == 4
+
+
+class Inline:
+    """Makes every call at once: what is asked together is answered together."""
+
+    def submit(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(call(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def test_what_one_stream_has_is_handed_over_before_another_fails() -> None:
+    model, _, numbers = filled(3)
+    client = Client(a=model, b=model)
+
+    def fail(operation: str, stream: str) -> None:
+        if (operation, stream) == ("GetRecords", "b"):
+            raise refusal("AccessDeniedException")
+
+    client.fail = fail
+    with reading(client) as run, pytest.raises(SourceError, match="b, shardId-0+ cannot be read"):
+        run.reader._pool = Inline()  # type: ignore[assignment]
+        run.finish()
+    assert run.numbers == numbers
 
 
 def test_what_lasts_ends_reading_once_with_what_was_read_handed_over() -> None:

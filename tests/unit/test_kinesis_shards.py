@@ -113,15 +113,16 @@ class Model:
         return f"{id_} stalled" if expired and self.stalls else f"{id_} {number}"
 
     def get(self, iterator: str) -> Page:
-        id_, at = iterator.split()
+        id_, at, *seen = iterator.split()
         if at == "stalled":
             return Page([], [], 0.0, KEPT, iterator)
         found = [n for n in self.there(id_) if n >= int(at)]
         numbers, rest = found[: self.page], found[self.page :]
         came = dict(self.shards[id_].records)
-        follows = None
-        if rest or numbers or self.shards[id_].closed is None:
-            follows = f"{id_} {numbers[-1] + 1 if numbers else at}"
+        follows: str | None = f"{id_} {numbers[-1] + 1 if numbers else at}"
+        if not numbers and self.shards[id_].closed is not None:
+            # That a closed shard has ended is seen at the second look.
+            follows = None if seen else f"{follows} empty"
         return Page(
             numbers,
             [b"%d" % n for n in numbers],
