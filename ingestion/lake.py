@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -30,7 +30,6 @@ from deltalake import (
     ColumnProperties,
     CommitProperties,
     DeltaTable,
-    PostCommitHookProperties,
     QueryBuilder,
     Schema,
     Transaction,
@@ -41,6 +40,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from ingestion import bucket
 from ingestion.errors import LakeError, PipelineError
+from ingestion.maintenance import NO_HOOKS, merge_files, shorten_log
 from ingestion.offsets import Offsets
 from ingestion.records import KINDS
 
@@ -84,7 +84,7 @@ SCHEMAS: dict[str, pa.Schema] = {
 # of long texts tell a reader nothing, and cost a copy of each.
 _UNREPEATED = ColumnProperties(dictionary_enabled=False)
 _LONG_TEXT = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
-_WRITER = WriterProperties(
+WRITER = WriterProperties(
     compression="ZSTD",
     compression_level=1,
     column_properties={
@@ -98,12 +98,12 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 #: An open handle grows, and slows down, with every commit made on it.
 _COMMITS_A_HANDLE = 50
-#: Whoever makes a commit of such a number does the table's upkeep.
-_COMMITS_AN_UPKEEP = 100
+#: A commit takes the longer the more commits there are since the last checkpoint. Whoever makes
+#: one of such a number writes the next, and merges files where it is one of these, too.
+_COMMITS_A_CHECKPOINT = 50
+_COMMITS_A_MERGE = 250
 #: What landers merge is smaller, so that a full batch is never written twice.
 _MERGED_BYTES = 1024 * 1024
-#: Checkpoints and the removal of old commits would otherwise be looked into at every commit.
-_NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,10 @@ class Piece:
 def padded(sequence_number: int) -> str:
     """A sequence number as a text that compares as the number does."""
     return f"{sequence_number:0{SEQUENCE_DIGITS}}"
+
+
+class _LogShortenedError(DeltaError):
+    """The log lacks what a handle needs that was opened long ago; it has to be opened anew."""
 
 
 class Lake:
@@ -297,11 +301,19 @@ class Lake:
 
     def offsets(self, table: str, origin: Origin) -> Offsets:
         """The offsets of an origin that the table accounts for, as of the open handle."""
-        try:
-            with self._appending[table]:
+
+        def ask() -> Offsets:
+            with self._reaching_back(table):
                 return Offsets.from_transactions(
                     origin.app_id, lambda app_id: self._record(table, app_id)
                 )
+
+        try:
+            with self._appending[table], explained(self.location(table)):
+                try:
+                    return ask()
+                except _LogShortenedError:
+                    return ask()
         except ValueError as error:
             raise LakeError(
                 f"{self.location(table)}: its log does not say what has landed ({error}); "
@@ -378,19 +390,38 @@ class Lake:
             for attempt in range(_COMMIT_ATTEMPTS):
                 if attempt:
                     time.sleep(random.uniform(0, min(1.0, 0.02 * 2**attempt)))
-                    self.handle(table).update_incremental()
-                rows, transactions = outstanding()
-                if not transactions:
-                    return rows
                 try:
-                    self._commit(table, rows, transactions)
-                except CommitFailedError:
+                    with self._reaching_back(table):
+                        if attempt:
+                            self.handle(table).update_incremental()
+                        handle = self.handle(table)
+                        rows, transactions = outstanding()
+                        if not transactions:
+                            return rows
+                        if handle is self.handle(table):
+                            self._commit(table, rows, transactions)
+                            return rows
+                except (CommitFailedError, _LogShortenedError):
                     continue
-                return rows
         raise LakeError(
             f"{self.location(table)}: {_COMMIT_ATTEMPTS} commits in a row met another writer's; "
             "run again, nothing is lost"
         )
+
+    @contextmanager
+    def _reaching_back(self, table: str) -> Iterator[None]:
+        """Close the handle where the log no longer reaches back to its version.
+
+        Raises:
+            _LogShortenedError: it did not; what was asked of the handle has to be asked again.
+        """
+        try:
+            yield
+        except DeltaError as error:
+            if "not found" not in str(error).lower():
+                raise
+            self._handles.pop(table, None)
+            raise _LogShortenedError(str(error)) from error
 
     def _commit(self, table: str, rows: pa.Table, transactions: Mapping[str, int]) -> None:
         handle = self.handle(table)
@@ -399,36 +430,39 @@ class Lake:
             handle,
             rows,
             mode="append",
-            writer_properties=_WRITER,
+            writer_properties=WRITER,
             commit_properties=CommitProperties(
                 app_transactions=[
                     Transaction(app_id, version) for app_id, version in transactions.items()
                 ],
                 max_commit_retries=15,
             ),
-            post_commithook_properties=_NO_HOOKS,
+            post_commithook_properties=NO_HOOKS,
         )
         version, recorded = self._recorded.get(table, (-1, {}))
         if version == before and handle.version() == before + 1:  # nobody committed in between
             self._recorded[table] = handle.version(), {**recorded, **transactions}
         self._commits[table] += 1
-        upkeep_is_due = handle.version() % _COMMITS_AN_UPKEEP == 0
-        if upkeep_is_due:
-            self._keep_up(table)
-        if upkeep_is_due or self._commits[table] % _COMMITS_A_HANDLE == 0:
+        if handle.version() % _COMMITS_A_CHECKPOINT == 0:
+            self._keep_up(table, merging=handle.version() % _COMMITS_A_MERGE == 0)
+            del self._handles[table]
+        elif self._commits[table] % _COMMITS_A_HANDLE == 0:
             del self._handles[table]
 
-    def _keep_up(self, table: str) -> None:
-        """Merge the newest days' small files and write a checkpoint.
+    def _keep_up(self, table: str, merging: bool) -> None:
+        """Write a checkpoint, remove what the log no longer needs, merge the newest small files.
 
         What fails is left to the next round: the rows have landed.
         """
         today = self._clock().astimezone(UTC).date()
         with suppress(LakeError), explained(self.location(table)):
             handle = self.open(table)
-            for day in (today - timedelta(days=1), today):
-                merge_files(handle, day, _MERGED_BYTES)
+            if merging:
+                for day in (today - timedelta(days=1), today):
+                    merge_files(handle, day, _MERGED_BYTES, WRITER)
             handle.create_checkpoint()
+            if merging:
+                shorten_log(handle, self.engine_options)
 
     def _not_replayed(self, table: str, rows: pa.Table) -> tuple[pa.Table, dict[str, int]]:
         """Those of the rows that the table does not hold, and what to record with them."""
@@ -496,34 +530,6 @@ def explained(location: str) -> Iterator[None]:
                 "change its permissions or set LAKE_URI to another place"
             ) from error
         raise LakeError(f"{location}: {_one_line(text)}") from error
-
-
-def merge_files(handle: DeltaTable, day: date, size: int) -> int:
-    """Write a day's files anew, as many of those smaller than a size in one as stay below it.
-
-    Rows keep all their columns, and the commit says that it changed no data. The files themselves
-    stay, for readers of earlier versions, until they are vacuumed.
-
-    Args:
-        handle: an open bronze table; it is brought up to date.
-        day: the day that the files' rows landed on.
-        size: in bytes.
-
-    Returns:
-        How many files there are less.
-
-    Raises:
-        CommitFailedError: another process has merged them meanwhile.
-    """
-    done = handle.optimize.compact(
-        partition_filters=[("_landed_on", "=", day.isoformat())],
-        target_size=size,
-        max_concurrent_tasks=1,
-        writer_properties=_WRITER,
-        commit_properties=CommitProperties(max_commit_retries=15),
-        post_commithook_properties=_NO_HOOKS,
-    )
-    return int(done["numFilesRemoved"]) - int(done["numFilesAdded"])
 
 
 def replayed(handle: DeltaTable) -> set[tuple[str, str, str]]:

@@ -56,7 +56,7 @@ def run(posts: int, lake: Path, pipeline: str, say: Callable[[str], None]) -> No
         ("filling the source database", ["ingestion", "seed-database", "--posts", "11000"], None),
         (
             f"posting {posts:,} posts to Kafka and to Kinesis",
-            ["ingestion", "emulate", "--count", str(posts), "--to", "both"],
+            ["ingestion", "emulate", "--count", str(posts), "--connections", "4"],
             None,
         ),
         ("batch path: Kafka to S3", ["ingestion", "archive", "--uri", objects], None),

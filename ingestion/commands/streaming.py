@@ -49,8 +49,8 @@ def until_stopped() -> Iterator[Callable[[], bool]]:
     try:
         yield stopped.is_set
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for stopping, handler in before.items():
+            signal.signal(stopping, handler)
 
 
 @contextmanager

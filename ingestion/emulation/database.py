@@ -161,7 +161,8 @@ class StoredPosts:
     """Rows of the three tables by their numbers, in the order of their keys.
 
     Row n of a table is what ``LIMIT n, 1`` gives where the table is stored by its key; said here
-    by key, it is the same whatever the storage, and found without counting.
+    by key, it is the same whatever the storage, and found without counting. No transaction stays
+    open between two calls.
 
     Args:
         database: where the tables are.
@@ -191,7 +192,13 @@ class StoredPosts:
             f"SELECT `{key}` FROM `{kind.source_table}` "
             f"WHERE `{key}` BETWEEN 0 AND {MAX_INT64} ORDER BY `{key}` LIMIT {rows:d}"
         )
-        return self._database.run(lambda c: array("q", c.execute(sql).scalars()))
+
+        def read(connection: Connection) -> array[int]:
+            keys = array("q", connection.execute(sql).scalars())
+            connection.rollback()
+            return keys
+
+        return self._database.run(read)
 
     def posts(self, numbers: Sequence[int]) -> list[Post]:
         """For each number the rows that there are, by kind."""
@@ -216,7 +223,7 @@ class StoredPosts:
         def read(connection: Connection) -> dict[int, dict[str, Any]]:
             rows = connection.execute(sql, {"keys": keys}).mappings()
             found = {int(row[key]): dict(row) for row in rows}
-            connection.rollback()  # no old state is held while posts are sent
+            connection.rollback()
             return found
 
         return self._database.run(read)

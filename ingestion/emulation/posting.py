@@ -190,7 +190,7 @@ class KinesisTarget:
 
     def refusals(self, answer: Any) -> list[tuple[int, str, bool]]:
         """Records whose entry has an error code: the shard's limit, or a failure within."""
-        entries = answer["Records"] if "Records" in answer else [answer]
+        entries = answer.get("Records", [answer])
         return [
             (place, f"{entry['ErrorCode']}: {entry.get('ErrorMessage')}", True)
             for place, entry in enumerate(entries)
@@ -443,8 +443,13 @@ def emulate(
     under_way: set[Future[None]] = set()
 
     def deliver(parcel: Sequence[Post]) -> None:
-        if not stopping.is_set():
+        if stopping.is_set():
+            return
+        try:
             _deliver(parcel, gateway, targets, tally)
+        except BaseException:
+            stopping.set()  # those that wait do not begin
+            raise
 
     with ThreadPoolExecutor(connections, thread_name_prefix="post") as pool:
         try:

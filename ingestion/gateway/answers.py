@@ -17,6 +17,8 @@ KAFKA_ANSWERS = (
 )
 JSON = "application/json"
 
+_MESSAGE_LENGTH = 300
+
 #: Codes of a record that failed within an answer of 200.
 NOT_RETRIABLE, RETRIABLE = 1, 2
 
@@ -93,7 +95,7 @@ class Refused(Exception):
     ) -> None:
         super().__init__(message)
         self.reason = reason
-        self.message = message
+        self.message = message[:_MESSAGE_LENGTH]  # some of it may be what the client sent
         self.retry_after = retry_after
         self.kind = kind
 

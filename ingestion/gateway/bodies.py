@@ -40,27 +40,34 @@ class KinesisRecord(NamedTuple):
     partition_key: str
 
 
+# JSON has no integers: 2.0 is one as well.
+_Partition = (
+    Annotated[int, msgspec.Meta(ge=0, le=MAX_PARTITION)]
+    | Annotated[float, msgspec.Meta(ge=0, le=MAX_PARTITION, multiple_of=1)]
+)
+
+
 class _Record(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     value: msgspec.Raw = _NULL
     key: msgspec.Raw = _NULL
-    partition: Annotated[int, msgspec.Meta(ge=0, le=MAX_PARTITION)] | None = None
+    partition: _Partition | None = None
 
 
 class _Produce(msgspec.Struct, forbid_unknown_fields=True):
     records: list[_Record]
     # Taken and not used: JSON records have no schema.
     key_schema: str | None = None
-    key_schema_id: int | None = None
+    key_schema_id: int | float | None = None
     value_schema: str | None = None
-    value_schema_id: int | None = None
+    value_schema_id: int | float | None = None
 
 
 class _Put(msgspec.Struct):
     # Both spellings are in use: Kinesis' own and the one of the API Gateway's mapping templates.
     Data: msgspec.Raw = _NULL
     data: msgspec.Raw = _NULL
-    PartitionKey: str | int | None = None
-    partition_key: str | int | None = msgspec.field(default=None, name="partition-key")
+    PartitionKey: msgspec.Raw = _NULL
+    partition_key: msgspec.Raw = msgspec.field(default=_NULL, name="partition-key")
 
 
 class _PutOne(_Put):
@@ -96,7 +103,8 @@ def _kafka_record(at: int, record: _Record) -> KafkaRecord:
     value = _json_or_none(record.value)
     if key is None and value is None:
         raise Refused(Reason.INVALID, f"records[{at}] has neither a value nor a key")
-    return KafkaRecord(key, value, record.partition)
+    partition = None if record.partition is None else int(record.partition)
+    return KafkaRecord(key, value, partition)
 
 
 def _json_or_none(raw: msgspec.Raw) -> bytes | None:
@@ -136,22 +144,26 @@ def _kinesis_record(place: str, put: _Put) -> KinesisRecord:
         raise Refused(Reason.INVALID, f"{place}Data is missing")
     # Text that is JSON itself is what some clients send: it is the record, not a string with it.
     data = _text.decode(raw).encode() if raw.startswith(b'"') else raw
-    key = put.partition_key if put.PartitionKey is None else put.PartitionKey
-    if key is None:
+    key = bytes(put.partition_key if put.PartitionKey is _NULL else put.PartitionKey)
+    return KinesisRecord(data, _partition_key(place, key))
+
+
+def _partition_key(place: str, raw: bytes) -> str:
+    if raw == b"null":
         raise Refused(Reason.INVALID, f"{place}PartitionKey is missing")
-    key = str(key)
+    if raw[:1] in (b"[", b"{", b"t", b"f"):
+        raise Refused(Reason.INVALID, f"{place}PartitionKey is no text")
+    key = _text.decode(raw) if raw.startswith(b'"') else raw.decode()
     if not 1 <= len(key) <= MAX_PARTITION_KEY:
         raise Refused(
             Reason.INVALID, f"{place}PartitionKey has {len(key)} characters, not 1 to 256"
         )
-    return KinesisRecord(data, key)
+    return key
 
 
 def _check_stream(named: str | None, stream: str) -> None:
     if named is not None and named != stream:
-        raise Refused(
-            Reason.INVALID, f"StreamName {named!r} is not the stream of the path, {stream!r}"
-        )
+        raise Refused(Reason.INVALID, f"StreamName is not {stream!r}, the stream of the path")
 
 
 def _check_count(count: int, most: int) -> None:

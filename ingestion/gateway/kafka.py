@@ -17,7 +17,7 @@ from kafka.net.compat import KafkaNetClient
 
 from ingestion.gateway.answers import NOT_RETRIABLE, RETRIABLE, Offset, Reason, Refused
 from ingestion.gateway.bodies import KafkaRecord
-from ingestion.gateway.topics import Topic, Topics, describe
+from ingestion.gateway.topics import FRESH_SECONDS, Topic, Topics, describe
 
 #: Records are handed over in parts of this size, so that other requests have their turn.
 _PART = 256
@@ -125,6 +125,7 @@ class KafkaSink:
         self._clients: Clients | None = None
         self._topics = Topics(self._describe, now)
         self._warm: set[str] = set()
+        self._denied: dict[str, float] = {}
         self._turn = 0
         self._failing_since: float | None = None
         self._given_up = asyncio.Event()
@@ -175,6 +176,9 @@ class KafkaSink:
         clients = self._clients
         if clients is None:
             raise self._unreachable()
+        if self._now() < self._denied.get(name, 0.0):
+            denied = Offset(None, None, NOT_RETRIABLE, f"the topic {name} may not be written")
+            return [denied] * len(records)
         self._turn += 1
         partition = topic.partitions[self._turn % len(topic.partitions)]
         offsets: list[Offset | None] = [None] * len(records)
@@ -200,17 +204,15 @@ class KafkaSink:
         await settled([future for _, future in sent], self._ack_seconds + _GRACE_SECONDS)
         for at, future in sent:
             offsets[at] = outcome(future, topic)
-        self._watch(clients, [future for _, future in sent])
+        self._watch(clients, name, [future for _, future in sent])
         return offsets  # type: ignore[return-value]
 
     async def _find(self, name: str, partitions: set[int]) -> Topic:
         topic = await self._topics.find(name, partitions)
         if topic is None:
-            raise Refused(Reason.UNKNOWN, f"Topic {name!r} not found.")
-        if absent := partitions.difference(topic.partitions):
-            raise Refused(
-                Reason.UNKNOWN_PARTITION, f"Partition {min(absent)} of {name!r} not found."
-            )
+            raise Refused(Reason.UNKNOWN, "Topic not found.")
+        if not partitions.issubset(topic.partitions):
+            raise Refused(Reason.UNKNOWN_PARTITION, "Partition not found.")
         clients = self._clients
         if name not in self._warm and clients is not None:
             await self._run(lambda: _warm(clients.producer, name, self._ack_seconds))
@@ -237,13 +239,13 @@ class KafkaSink:
     async def _describe(self, wanted: Any) -> tuple[list[str], dict[str, Topic]]:
         clients = self._clients
         if clients is None:
-            raise kafka_errors.NoBrokersAvailable
+            raise kafka_errors.KafkaConnectionError
         return await self._run(lambda: describe(clients.admin, wanted))
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _watch(self, clients: Clients, futures: Sequence[Any]) -> None:
+    def _watch(self, clients: Clients, name: str, futures: Sequence[Any]) -> None:
         """See from what became of records whether the clients still work."""
         errors = [future.exception for future in futures if future.is_done]
         if None in errors:
@@ -252,6 +254,9 @@ class KafkaSink:
             self._failing_since = self._now()
         for error in errors:
             if error is not None and not isinstance(error, _NOT_FATAL):
+                if _is_denied(error, name):
+                    # Every further attempt would cost the other topics the producer as well.
+                    self._denied[name] = self._now() + FRESH_SECONDS
                 self._give_up(clients, _said(error))
                 break
 
@@ -268,7 +273,7 @@ class KafkaSink:
             if self._clients is None:
                 try:
                     self._clients = await self._run(self._connect)
-                except (KafkaError, OSError, ValueError) as error:
+                except Exception as error:  # the library's are of many kinds
                     if not silent:
                         log.warning(
                             "Kafka at %s does not answer, requests are answered 503 until it does:"
@@ -283,7 +288,8 @@ class KafkaSink:
                 self._given_up.clear()
                 log.info("connected to Kafka at %s", self._servers)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._given_up.wait(), _CONNECT_SECONDS)
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await self._given_up.wait()
             since = self._failing_since
             if since is not None and self._now() - since > _STUCK_SECONDS and self._clients:
                 self._give_up(self._clients, f"nothing was acknowledged for {_STUCK_SECONDS:g} s")
@@ -313,9 +319,15 @@ def outcome(future: Any, topic: Topic) -> Offset:
         found = future.value
         # A batch that arrived twice is acknowledged without an offset.
         return Offset(found.partition, found.offset if found.offset >= 0 else None)
-    denied = isinstance(error, kafka_errors.TopicAuthorizationFailedError)
-    code = NOT_RETRIABLE if denied and topic.name in str(error) else RETRIABLE
+    code = NOT_RETRIABLE if _is_denied(error, topic.name) else RETRIABLE
     return Offset(None, None, code, _said(error))
+
+
+def _is_denied(error: Exception | None, name: str) -> bool:
+    """Whether an error says that this very topic may not be written."""
+    return isinstance(error, kafka_errors.TopicAuthorizationFailedError) and error.args[:1] == (
+        name,
+    )
 
 
 async def settled(futures: Sequence[Any], seconds: float) -> None:

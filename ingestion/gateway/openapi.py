@@ -18,6 +18,11 @@ Json = dict[str, Any]
 _ANY_BUT_NULL: Json = {"type": ["object", "array", "string", "number", "boolean"]}
 _TEXT: Json = {"type": "string"}
 _TEXT_OR_NULL: Json = {"type": ["string", "null"]}
+#: Kinesis' names, and those of the API Gateway's mapping templates.
+_SPELLINGS = (("Data", "PartitionKey"), ("data", "partition-key"))
+_STREAM_NAME: Json = {
+    "StreamName": {"type": "null", "description": "If it is given, it is the path's."}
+}
 _POST: Json = {"index": 7528, "title": "A post", "category": "travel"}
 
 _SAID = {
@@ -122,9 +127,9 @@ def _produce(limits: Limits) -> Json:
                 "maxItems": limits.records,
             },
             "key_schema": {**_TEXT_OR_NULL, **unused},
-            "key_schema_id": {"type": ["integer", "null"], **_INT64, **unused},
+            "key_schema_id": {"type": ["integer", "null"], **unused},
             "value_schema": {**_TEXT_OR_NULL, **unused},
-            "value_schema_id": {"type": ["integer", "null"], **_INT64, **unused},
+            "value_schema_id": {"type": ["integer", "null"], **unused},
         },
         "required": ["records"],
         "additionalProperties": False,
@@ -162,23 +167,17 @@ def _produce(limits: Limits) -> Json:
 
 
 def _put_record() -> Json:
-    one = _put_schema("Data", "PartitionKey")
-    other = _put_schema("data", "partition-key")
-    for schema in (one, other):
-        schema["properties"]["StreamName"] = {
-            "type": "null",
-            "description": "If it is given, it is the path's.",
-        }
+    schema = {"anyOf": [_put_schema(*names, **_STREAM_NAME) for names in _SPELLINGS]}
     example = {"Data": _POST, "PartitionKey": "partition-1"}
     return {
         "operationId": "putRecord",
         "summary": "Send a record to a stream.",
         "description": (
             "Data is the record: JSON, or text that is taken as it is. `data` and `partition-key` "
-            "are taken as well. A StreamName is the path's."
+            "are taken as well, other fields are not looked at."
         ),
         "parameters": [_path_parameter("stream", r"^[a-zA-Z0-9_.-]{1,128}$")],
-        "requestBody": _request({"anyOf": [one, other]}, KINESIS_TYPES, example),
+        "requestBody": _request(schema, KINESIS_TYPES, example),
         "responses": {
             "200": _response("Where the record is.", _placed("ShardId", "SequenceNumber")),
             **_kinesis_refusals(),
@@ -187,20 +186,22 @@ def _put_record() -> Json:
 
 
 def _put_records(limits: Limits) -> Json:
-    def named(records: str, *names: str) -> Json:
-        items = {
-            "type": "array",
-            "items": _put_schema(*names),
-            "minItems": 1,
-            "maxItems": limits.records,
-        }
-        return {
-            "type": "object",
-            "properties": {records: items, "StreamName": {"type": "null"}},
-            "required": [records],
-            "additionalProperties": False,
-        }
-
+    items = {
+        "type": "array",
+        "items": {"anyOf": [_put_schema(*names) for names in _SPELLINGS]},
+        "minItems": 1,
+        "maxItems": limits.records,
+    }
+    schema = {
+        "anyOf": [
+            {
+                "type": "object",
+                "properties": {name: items, other: {"type": "null"}, **_STREAM_NAME},
+                "required": [name],
+            }
+            for name, other in (("Records", "records"), ("records", "Records"))
+        ]
+    }
     answer = _object(
         FailedRecordCount={"type": "integer"}, Records={"type": "array", "items": _placed()}
     )
@@ -210,19 +211,11 @@ def _put_records(limits: Limits) -> Json:
         "summary": "Send records to a stream.",
         "description": (
             "For each record, in their order, its shard and sequence number, or an error code "
-            "and message. `records` with `data` and `partition-key` are taken as well."
+            "and message. `records` with `data` and `partition-key` are taken as well, other "
+            "fields are not looked at."
         ),
         "parameters": [_path_parameter("stream", r"^[a-zA-Z0-9_.-]{1,128}$")],
-        "requestBody": _request(
-            {
-                "anyOf": [
-                    named("Records", "Data", "PartitionKey"),
-                    named("records", "data", "partition-key"),
-                ]
-            },
-            KINESIS_TYPES,
-            example,
-        ),
+        "requestBody": _request(schema, KINESIS_TYPES, example),
         "responses": {
             "200": _response("What became of each record.", answer),
             **_kinesis_refusals(),
@@ -230,7 +223,8 @@ def _put_records(limits: Limits) -> Json:
     }
 
 
-def _put_schema(data: str, key: str) -> Json:
+def _put_schema(data: str, key: str, **more: Json) -> Json:
+    names = {name for spelling in _SPELLINGS for name in spelling}
     return {
         "type": "object",
         "properties": {
@@ -238,12 +232,13 @@ def _put_schema(data: str, key: str) -> Json:
             key: {
                 "anyOf": [
                     {"type": "string", "minLength": 1, "maxLength": MAX_PARTITION_KEY},
-                    {"type": "integer", **_INT64},
+                    {"type": "number"},
                 ]
             },
+            **{name: {"type": "null"} for name in sorted(names - {data, key})},
+            **more,
         },
         "required": [data, key],
-        "additionalProperties": False,
     }
 
 
@@ -341,7 +336,3 @@ def _object(**properties: Json) -> Json:
         "required": list(properties),
         "additionalProperties": False,
     }
-
-
-#: Integers that every part of the way can hold.
-_INT64: Json = {"minimum": -(2**63), "maximum": 2**63 - 1}

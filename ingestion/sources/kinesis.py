@@ -4,7 +4,7 @@ A record's offset is its sequence number, an integer of up to 186 bits; a shard 
 every shard one call at a time is under way; shards are read side by side, a child after its
 parents (see :mod:`ingestion.sources.shards`). A stream's records are committed in the order in
 which they are handed over, in one batch after another, so a child's never land before its
-parents'.
+parents'. It takes leave to call DescribeStreamSummary, ListShards, GetShardIterator and GetRecords.
 
 A record is landed as it is: one JSON object. Records that the Kinesis Producer Library has
 aggregated (F3 89 9A C2 and protobuf) are not taken apart; they are rejected as malformed, with
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from typing import Any
@@ -59,7 +60,7 @@ class Trouble(Enum):
     ABSENT = auto()  # the stream or the shard is not there
     BUSY = auto()  # try again later
     UNREACHABLE = auto()  # the same, once it has been reached at all
-    FOREIGN = auto()  # the sequence number is not of this stream
+    UNKNOWN = auto()  # the sequence number that reading is to begin at
     REFUSED = auto()  # trying again does not help
 
 
@@ -94,7 +95,7 @@ def trouble(error: Exception) -> Trouble | None:
         if code in _BUSY_CODES or status >= 500 or status == 429:
             return Trouble.BUSY
         if code == "InvalidArgumentException" and error.operation_name == "GetShardIterator":
-            return Trouble.FOREIGN
+            return Trouble.UNKNOWN
         return Trouble.REFUSED
     if isinstance(error, ResponseParserError):
         return Trouble.BUSY
@@ -112,6 +113,7 @@ def open_client(endpoint_url: str | None = None, region: str | None = None) -> A
         SourceError: no region is set, or the address is none.
     """
     import boto3
+    import botocore.session
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
 
@@ -122,7 +124,10 @@ def open_client(endpoint_url: str | None = None, region: str | None = None) -> A
         max_pool_connections=_CALLS_AT_ONCE,
     )
     try:
-        return boto3.client(
+        session = botocore.session.get_session()
+        parsers = session.get_component("response_parser_factory")
+        parsers.set_parser_defaults(timestamp_parser=_time)
+        return boto3.Session(botocore_session=session).client(
             "kinesis", endpoint_url=endpoint_url or None, region_name=region, config=config
         )
     except (BotoCoreError, ValueError) as error:
@@ -130,6 +135,16 @@ def open_client(endpoint_url: str | None = None, region: str | None = None) -> A
             f"Kinesis cannot be used: {str(error).rstrip('.')}; set AWS_REGION or --region, and "
             "--endpoint-url where it is not Amazon's"
         ) from error
+
+
+def _time(value: Any) -> datetime:
+    """A time in an answer; botocore's own parser takes most of what a record costs."""
+    if isinstance(value, (int, float)):
+        return datetime.fromtimestamp(value, UTC)
+    from botocore.utils import parse_timestamp
+
+    parsed: datetime = parse_timestamp(value)
+    return parsed
 
 
 @dataclass(frozen=True)
@@ -198,7 +213,7 @@ class KinesisReader:
         self._reached = False
         self._out = False
         self._fault: SourceError | None = None
-        self._told: set[str] = set()
+        self._losing: set[Shard] = set()
         #: What may have been lost, by stream.
         self.gaps: dict[str, list[Gap]] = {name: [] for name in streams}
 
@@ -270,7 +285,7 @@ class KinesisReader:
                 cursor.busy = True
                 call: Future[Any]
                 if cursor.iterator is None:
-                    beginning = cursor.beginning(self._clock(), stream.kept)
+                    beginning = stream.beginning(cursor, self._clock())
                     call = self._pool.submit(
                         self._iterator, stream.name, cursor.shard.id, beginning
                     )
@@ -400,8 +415,15 @@ class KinesisReader:
             cursor.iterator = page
             return []
         before = cursor.position
-        if cursor.losing(page, stream.kept):
-            self._once(
+        if cursor.foreign(page):
+            raise SourceError(
+                f"{stream.name}, {shard}: what has landed came from another stream of this name, "
+                "whose sequence numbers do not come before this one's; land it into another lake: "
+                "set LAKE_URI"
+            )
+        if cursor.losing(page, stream.kept) and cursor.shard not in self._losing:
+            self._losing.add(cursor.shard)
+            self._notice(
                 f"{stream.name}, {shard}: reading is {page.behind / 3600:.1f} hours behind, and "
                 f"records are kept {stream.kept / 3600:g}: some may expire before they are read"
             )
@@ -441,12 +463,8 @@ class KinesisReader:
         name, shard = watch.stream.name, cursor.shard.id
         kind = self._failed(error, f"{name}, {shard}", cursor.failures + 1)
         now = self._now()
-        if kind is Trouble.FOREIGN:
-            raise SourceError(
-                f"{name}, {shard}: what has landed came from another stream of this name, whose "
-                "sequence numbers do not come before this one's; land it into another lake: "
-                "set LAKE_URI"
-            ) from error
+        if kind is Trouble.UNKNOWN:
+            cursor.refuse(_message(error))
         if kind is Trouble.ABSENT:
             watch.due = now  # the stream or the shard: the list of shards says which
         if kind in (Trouble.ABSENT, Trouble.EXPIRED):
@@ -486,12 +504,6 @@ class KinesisReader:
             self._out = False
             self._notice(f"{self._endpoint} answers again")
 
-    def _once(self, text: str) -> None:
-        shown = text.partition(":")[0]
-        if shown not in self._told:
-            self._told.add(shown)
-            self._notice(text)
-
     @property
     def _endpoint(self) -> str:
         return str(self._client.meta.endpoint_url)
@@ -499,6 +511,12 @@ class KinesisReader:
 
 def _of(stream: str, landed: Callable[[Origin], int]) -> Callable[[str], int]:
     return lambda shard: landed(Origin(SOURCE, stream, shard))
+
+
+def _message(error: Exception) -> str:
+    """What Kinesis itself says in an error."""
+    response: Mapping[str, Any] = getattr(error, "response", {})
+    return str(response.get("Error", {}).get("Message") or error)
 
 
 def _served(answer: Mapping[str, Any]) -> float | None:

@@ -115,6 +115,7 @@ class Cursor:
         whole: whether nothing can have expired between the position and the next record.
         doubt: why it is not.
         iterator: where Kinesis goes on reading; None if it has to be asked.
+        unknown: whether Kinesis has refused the position as none of the shard's.
         oldest: whether the iterator began at the oldest record, not at a sequence number.
         begun: whether it has been read at all.
         known: when everything that had come by then was read, in seconds since 1970.
@@ -130,6 +131,7 @@ class Cursor:
     anew: bool = False
     whole: bool = True
     doubt: str = ""
+    unknown: bool = False
     iterator: str | None = None
     oldest: bool = False
     begun: bool = False
@@ -141,12 +143,7 @@ class Cursor:
     over: bool = False
 
     def beginning(self, now: float, kept: float) -> dict[str, str]:
-        """What to ask Kinesis for an iterator with.
-
-        Args:
-            now: seconds since 1970.
-            kept: for how many seconds the stream keeps a record.
-        """
+        """What to ask Kinesis for an iterator with, once it is known what there may be to miss."""
         if self.known is not None and now - self.known > _SAFE * kept:
             self.whole = False
             self.doubt = "its last record that was read has expired meanwhile"
@@ -155,6 +152,19 @@ class Cursor:
             return {"ShardIteratorType": "TRIM_HORIZON"}
         kind = "AFTER_SEQUENCE_NUMBER" if self.whole and self.begun else "AT_SEQUENCE_NUMBER"
         return {"ShardIteratorType": kind, "StartingSequenceNumber": str(self.position - 1)}
+
+    def refuse(self, why: str) -> None:
+        """Take notice that Kinesis does not know the last record: it has expired, or is another's.
+
+        Args:
+            why: what Kinesis says of it.
+        """
+        self.whole, self.anew, self.unknown = False, True, True
+        self.doubt = f"its last record that landed is not known ({why})"
+
+    def foreign(self, page: Page) -> bool:
+        """Whether the position is of another stream: records come before one that has expired."""
+        return self.unknown and bool(page.numbers) and page.numbers[0] < self.position
 
     def losing(self, page: Page, kept: float) -> bool:
         """Whether reading has fallen behind so far that records may expire before it."""
@@ -182,7 +192,7 @@ class Cursor:
                 after = self.position - 1 if self.position else None
                 gap = Gap(self.shard.id, after, numbers[new], self.doubt)
             self.position = numbers[-1] + 1
-            self.whole, self.anew = True, False
+            self.whole, self.anew, self.unknown = True, False, False
         self.begun = True
         self.failures = 0
         self.behind = page.behind
@@ -247,7 +257,7 @@ class Stream:
 
     def readable(self) -> list[Cursor]:
         """The shards with something to read whose parents were read to their ends."""
-        found = [
+        return [
             cursor
             for cursor in self.cursors.values()
             if not cursor.over
@@ -256,10 +266,17 @@ class Stream:
                 for parent in cursor.shard.parents
             )
         ]
-        for cursor in found:
-            if not cursor.begun:
-                self._judge(cursor)
-        return found
+
+    def beginning(self, cursor: Cursor, now: float) -> dict[str, str]:
+        """What to ask Kinesis for an iterator of a shard with.
+
+        Args:
+            cursor: a shard that may be read.
+            now: seconds since 1970.
+        """
+        if not cursor.begun and not cursor.unknown:
+            self._judge(cursor)
+        return cursor.beginning(now, self.kept)
 
     def _judge(self, cursor: Cursor) -> None:
         """Before a shard is read for the first time: may records of it have expired unread?"""
@@ -286,7 +303,8 @@ class Stream:
     @property
     def behind(self) -> float:
         """Seconds by which reading is behind the newest record."""
-        return max((cursor.behind for cursor in self.cursors.values()), default=0.0)
+        reading = [cursor.behind for cursor in self.cursors.values() if not cursor.over]
+        return max(reading, default=0.0)
 
 
 def caught_up(page: Page, started: float, elapsed: float) -> bool:

@@ -79,7 +79,8 @@ MALFORMED = [
     b'{"records":[{"vlaue":1}]}',
     b'{"records":[{"value":1,"partition":-1}]}',
     b'{"records":[{"value":1,"partition":2147483648}]}',
-    b'{"records":[{"value":1,"partition":1.0}]}',
+    b'{"records":[{"value":1,"partition":1.5}]}',
+    b'{"records":[{"value":1,"partition":1e10}]}',
     b'{"records":[{"value":1,"partition":"0"}]}',
     b'{"records":[{"value":1,"partition":true}]}',
     b'{"record":[{"value":1}]}',
@@ -116,6 +117,18 @@ def test_the_data_of_a_record_stays_as_it_came(text: bytes) -> None:
     assert kinesis_record(body, "s") == KinesisRecord(text, "k")
 
 
+def test_a_number_as_a_key_is_its_text() -> None:
+    for number in ("7528", "-1", "1.50", "1e400"):
+        body = f'{{"Data":1,"PartitionKey":{number}}}'.encode()
+        assert kinesis_record(body, "s").partition_key == number
+
+
+def test_a_partition_in_any_notation() -> None:
+    body = b'{"records":[{"value":1,"partition":2},{"value":1,"partition":2.0}]}'
+    assert [record.partition for record in kafka_records(body, 2)] == [2, 2]
+    assert all(type(record.partition) is int for record in kafka_records(body, 2))
+
+
 def test_data_that_is_text_is_the_record() -> None:
     """Some clients send JSON within JSON."""
     inner = '{"title": "\\"Åland\\" \\ud83e\\udde8", "n": 1.10}'
@@ -138,11 +151,17 @@ def test_both_spellings_of_a_stream_s_records() -> None:
 @pytest.mark.parametrize(
     ("body", "reason", "said"),
     [
-        (b'{"Data":1,"PartitionKey":"x","StreamName":"other"}', Reason.INVALID, "'other' is not"),
+        (
+            b'{"Data":1,"PartitionKey":"x","StreamName":"other"}',
+            Reason.INVALID,
+            "StreamName is not 's'",
+        ),
         (b'{"Data":1}', Reason.INVALID, "PartitionKey is missing"),
         (b'{"Data":1,"PartitionKey":""}', Reason.INVALID, "0 characters"),
         (b'{"Data":1,"PartitionKey":"%s"}' % (b"x" * 257), Reason.INVALID, "257 characters"),
-        (b'{"Data":1,"PartitionKey":1.5}', Reason.MALFORMED, "`$.PartitionKey`"),
+        (b'{"Data":1,"PartitionKey":["x"]}', Reason.INVALID, "PartitionKey is no text"),
+        (b'{"Data":1,"PartitionKey":true}', Reason.INVALID, "PartitionKey is no text"),
+        (b'{"Data":1,"PartitionKey":"\\ud800 "}', Reason.MALFORMED, ""),
         (b'{"PartitionKey":"x"}', Reason.INVALID, "Data is missing"),
         (b'{"Data":null,"PartitionKey":"x"}', Reason.INVALID, "Data is missing"),
         (b'{"Data":"\\udc00","PartitionKey":"x"}', Reason.MALFORMED, ""),

@@ -38,6 +38,7 @@ class Client:
         return {"Records": [self._put(record) for record in Records]}
 
     def put_record(self, StreamName: str, Data: bytes, PartitionKey: str) -> dict[str, Any]:
+        assert StreamName == "s"
         self.calls.append(1)
         if self.error is not None:
             raise self.error

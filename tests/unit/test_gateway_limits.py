@@ -47,7 +47,7 @@ def test_without_keys_it_is_open_on_this_machine_alone(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "127.0.0.1.nip.io"])
 def test_without_keys_it_is_not_open_to_others(host: str) -> None:
-    with pytest.raises(PipelineError, match="bind to 127.0.0.1"):
+    with pytest.raises(PipelineError, match="or bind to 127"):
         keys_for([], host, open_to_all=True)
     assert keys_for(["key"], host, open_to_all=False) is not None
 
@@ -83,9 +83,10 @@ def test_a_share_is_given_back_whatever_happens() -> None:
     with budget.hold() as one:
         one.take(6)
         one.start()
-        with pytest.raises(Refused) as refused, budget.hold() as other:
+        with budget.hold() as other:
             other.take(4)
-            other.start()
+            with pytest.raises(Refused) as refused:
+                other.start()
         assert refused.value.reason is Reason.UNAVAILABLE
         assert (budget.bytes, budget.requests) == (6, 1)
         with pytest.raises(Refused):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -50,12 +50,11 @@ class Model:
     """A stream as Kinesis keeps it.
 
     Attributes:
-        stalls: whether an iterator at a record that has expired stays there, which has been seen,
-            or goes on at the oldest record, which is documented.
+        expired: what an iterator at a record that has expired does; all has been seen.
     """
 
     page: int = 3
-    stalls: bool = False
+    expired: Literal["goes on", "stalls", "is refused"] = "goes on"
     now: float = 1_700_000_000.0
     shards: dict[str, Held] = field(default_factory=dict)
     last: int = 2**184
@@ -105,12 +104,12 @@ class Model:
         if kind == "TRIM_HORIZON":
             return f"{id_} 0"
         number = int(beginning["StartingSequenceNumber"])
-        assert self.shards[id_].first <= number, "not of this stream"
+        gone = [n for n, came in self.shards[id_].records if self.now - came >= KEPT]
+        expired = self.expired if number in gone else "goes on"
+        if expired == "is refused" or not self.shards[id_].first <= number <= self.last:
+            raise ValueError("no such number")
         number += kind == "AFTER_SEQUENCE_NUMBER"
-        expired = number <= max(
-            (n for n, came in self.shards[id_].records if self.now - came >= KEPT), default=-1
-        )
-        return f"{id_} stalled" if expired and self.stalls else f"{id_} {number}"
+        return f"{id_} {'stalled' if expired == 'stalls' else number}"
 
     def get(self, iterator: str) -> Page:
         id_, at, *seen = iterator.split()
@@ -146,8 +145,13 @@ class Run:
     def read(self, cursor: Cursor) -> None:
         model, id_ = self.model, cursor.shard.id
         if cursor.iterator is None:
-            cursor.iterator = model.iterator(id_, cursor.beginning(model.now, KEPT))
+            try:
+                cursor.iterator = model.iterator(id_, self.stream.beginning(cursor, model.now))
+            except ValueError as error:
+                cursor.refuse(str(error))
+                return
         page = model.get(cursor.iterator)
+        assert not cursor.foreign(page)
         new, gap = cursor.take(page, model.now, KEPT)
         self.handed += [(id_, number) for number in page.numbers[new:]]
         self.gaps += [gap] if gap else []
@@ -189,9 +193,7 @@ class Resharding(RuleBasedStateMachine):
         self.run = Run(self.model, self.landed)
 
     def pick(self, data: Any, count: int = 1) -> list[str]:
-        return data.draw(  # type: ignore[no-any-return]
-            st.permutations(self.model.opened).map(lambda ids: ids[:count])
-        )
+        return data.draw(st.permutations(self.model.opened).map(lambda ids: ids[:count]))
 
     @rule(data=st.data(), count=st.integers(1, 8))
     def put(self, data: Any, count: int) -> None:
@@ -278,11 +280,11 @@ acts = st.one_of(
 
 
 @settings(deadline=None)
-@given(st.lists(acts, max_size=25), st.booleans())
+@given(st.lists(acts, max_size=25), st.sampled_from(["goes on", "stalls", "is refused"]))
 def test_no_record_is_lost_in_silence_and_none_is_mourned_in_vain(
-    history: list[tuple[str, Any]], stalls: bool
+    history: list[tuple[str, Any]], expired: Any
 ) -> None:
-    model = Model(stalls=stalls)
+    model = Model(expired=expired)
     id_ = model.open()
     landed: dict[str, int] = {}
     handed: list[int] = []
@@ -305,9 +307,16 @@ def test_no_record_is_lost_in_silence_and_none_is_mourned_in_vain(
             handed += due
 
 
-@pytest.mark.parametrize("stalls", [False, True])
-def test_a_gap_is_named(stalls: bool) -> None:
-    model = Model(stalls=stalls)
+@pytest.mark.parametrize(
+    ("expired", "why"),
+    [
+        ("goes on", "has expired"),
+        ("stalls", "has expired"),
+        ("is refused", "is not known (no such number)"),
+    ],
+)
+def test_a_gap_is_named(expired: Any, why: str) -> None:
+    model = Model(expired=expired)
     id_ = model.open()
     (last,) = model.put(id_)
     landed: dict[str, int] = {}
@@ -317,7 +326,7 @@ def test_a_gap_is_named(stalls: bool) -> None:
     model.now += KEPT
     (oldest,) = model.put(id_)
     run = Run(model, landed).drain()
-    assert run.gaps == [Gap(id_, last, oldest, "its last record that landed has expired")]
+    assert run.gaps == [Gap(id_, last, oldest, f"its last record that landed {why}")]
     assert Run(model, landed).drain().gaps == []
 
 
