@@ -284,7 +284,8 @@ def rejected_list(
         table.add_column(title, no_wrap=title != "detail", overflow="ellipsis")
     for row in rows:
         raw = row.raw[:60].decode(errors="backslashreplace")
-        table.add_row(row.id, row.reason, escape(row.detail), escape(raw.strip()))
+        reason_shown = f"{row.reason}, replayed" if row.replayed_at else row.reason
+        table.add_row(row.id, reason_shown, escape(row.detail), escape(raw.strip()))
     out.print(table)
     if total > len(rows):
         out.print(f"… {total - len(rows):,} more; --limit shows them, export writes all")
@@ -308,6 +309,8 @@ def rejected_show(
     out.print(f"kind      {row.kind}")
     out.print(f"reason    {row.reason}: {escape(row.detail)}")
     out.print(f"rejected  {row.landed_at:%Y-%m-%d %H:%M:%S} UTC")
+    if row.replayed_at:
+        out.print(f"replayed  {row.replayed_at:%Y-%m-%d %H:%M:%S} UTC")
     out.print(f"raw       {len(row.raw):,} bytes")
     out.print(escape(row.raw.decode(errors="backslashreplace")))
 
@@ -407,3 +410,18 @@ app.command(
     epilog="Examples: `ingest kafka` · `ingest kafka --follow --max-latency 5 --processes 2` · "
     "`ingest kafka --bootstrap-servers broker:9092 --json`",
 )(kafka)
+
+from ingestion.commands.maintain import maintain  # noqa: E402
+from ingestion.commands.rejected import replay  # noqa: E402
+
+app.command(
+    name="maintain",
+    epilog="Examples: `ingest maintain` · `ingest maintain --dry-run` · "
+    "`ingest maintain --retention 48 --json`",
+)(maintain)
+rejected_app.command(
+    name="replay",
+    epilog="Examples: `ingest rejected replay --reason invalid_key --dry-run` · "
+    "`ingest rejected replay --kind user --as pin` · "
+    "`ingest rejected replay s3/0a60b9a8a831.pin/0/1234`",
+)(replay)

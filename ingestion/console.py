@@ -36,7 +36,7 @@ PipelineOption = Annotated[
     str,
     typer.Option(
         envvar="PIPELINE_ID",
-        help="The deployment's id: its topics are ID.pin, ID.geo and ID.user.",
+        help="The deployment's id: topics ID.pin, ID.geo, ID.user; streams streaming-ID-pin, …",
         metavar="ID",
     ),
 ]

@@ -49,7 +49,9 @@ def server(port: int, folder: Path, home: Path = HOME) -> Server:
             str((home / "bin" / "weed").resolve()), "server", f"-dir={folder / 'data'}",
             "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *ports, f"-s3.port.grpc={free_port()}",
             "-s3", f"-s3.port={port}", f"-s3.config={folder / 'identities.json'}",
-            "-master.volumeSizeLimitMB=128", "-volume.max=20",
+            # Other doors, always at the same ports, which another store would find taken.
+            "-s3.port.iceberg=0", "-s3.port.lance=0",
+            "-master.volumeSizeLimitMB=128", "-volume.max=20", "-volume.preStopSeconds=0",
         ],
         port,
         folder,

@@ -16,7 +16,7 @@ def replay(
         list[str] | None,
         typer.Argument(
             help="Only these: source/stream/partition/position, as `list` shows them.",
-            metavar="[ID]...",
+            metavar="ID",
         ),
     ] = None,
     lake: LakeOption = "./lake",

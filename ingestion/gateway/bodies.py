@@ -80,7 +80,7 @@ class _PutMany(msgspec.Struct):
     StreamName: str | None = None
 
 
-_Body = TypeVar("_Body")
+_T = TypeVar("_T")
 _produce = msgspec.json.Decoder(_Produce)
 _put_one = msgspec.json.Decoder(_PutOne)
 _put_many = msgspec.json.Decoder(_PutMany)
@@ -131,33 +131,36 @@ def kinesis_records(body: bytes, stream: str, max_records: int) -> list[KinesisR
     """
     put = _decoded(_put_many, body)
     _check_stream(put.StreamName, stream)
-    records = put.records if put.Records is None else put.Records
-    if records is None:
-        raise Refused(Reason.INVALID, "the body has no Records")
+    records = _one("Records", put.Records, put.records)
     _check_count(len(records), max_records)
     return [_kinesis_record(f"Records[{at}].", record) for at, record in enumerate(records)]
 
 
 def _kinesis_record(place: str, put: _Put) -> KinesisRecord:
-    raw = bytes(put.data if put.Data is _NULL else put.Data)
-    if raw == b"null":
-        raise Refused(Reason.INVALID, f"{place}Data is missing")
+    raw = _one(f"{place}Data", _json_or_none(put.Data), _json_or_none(put.data))
     # Text that is JSON itself is what some clients send: it is the record, not a string with it.
     data = _text.decode(raw).encode() if raw.startswith(b'"') else raw
-    key = bytes(put.partition_key if put.PartitionKey is _NULL else put.PartitionKey)
-    return KinesisRecord(data, _partition_key(place, key))
+    name = f"{place}PartitionKey"
+    key = _one(name, _json_or_none(put.PartitionKey), _json_or_none(put.partition_key))
+    return KinesisRecord(data, _partition_key(name, key))
 
 
-def _partition_key(place: str, raw: bytes) -> str:
-    if raw == b"null":
-        raise Refused(Reason.INVALID, f"{place}PartitionKey is missing")
+def _one(name: str, one: _T | None, other: _T | None) -> _T:
+    """The value of a field in whichever spelling it is given."""
+    if one is not None and other is not None:
+        raise Refused(Reason.INVALID, f"{name} is given twice, in two spellings")
+    found = other if one is None else one
+    if found is None:
+        raise Refused(Reason.INVALID, f"{name} is missing")
+    return found
+
+
+def _partition_key(name: str, raw: bytes) -> str:
     if raw[:1] in (b"[", b"{", b"t", b"f"):
-        raise Refused(Reason.INVALID, f"{place}PartitionKey is no text")
+        raise Refused(Reason.INVALID, f"{name} is no text")
     key = _text.decode(raw) if raw.startswith(b'"') else raw.decode()
     if not 1 <= len(key) <= MAX_PARTITION_KEY:
-        raise Refused(
-            Reason.INVALID, f"{place}PartitionKey has {len(key)} characters, not 1 to 256"
-        )
+        raise Refused(Reason.INVALID, f"{name} has {len(key)} characters, not 1 to 256")
     return key
 
 
@@ -175,7 +178,7 @@ def _check_count(count: int, most: int) -> None:
         )
 
 
-def _decoded(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
+def _decoded(decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
     try:
         body.decode()  # values that are only passed on are not looked at otherwise
         return decoder.decode(body)

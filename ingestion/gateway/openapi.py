@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 from ingestion.gateway.answers import JSON, KAFKA_ANSWERS, Reason
@@ -19,7 +20,7 @@ _ANY_BUT_NULL: Json = {"type": ["object", "array", "string", "number", "boolean"
 _TEXT: Json = {"type": "string"}
 _TEXT_OR_NULL: Json = {"type": ["string", "null"]}
 #: Kinesis' names, and those of the API Gateway's mapping templates.
-_SPELLINGS = (("Data", "PartitionKey"), ("data", "partition-key"))
+_SPELLINGS = tuple(product(("Data", "data"), ("PartitionKey", "partition-key")))
 _STREAM_NAME: Json = {
     "StreamName": {"type": "null", "description": "If it is given, it is the path's."}
 }

@@ -68,6 +68,7 @@ class Database:
             self._engine = create_engine(
                 address,
                 poolclass=NullPool,
+                # All reads of a connection see the state that the first one saw.
                 isolation_level="REPEATABLE READ",
                 connect_args={
                     "connect_timeout": 10,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +27,9 @@ PARTITION_FETCH_BYTES = 2 * 1024 * 1024
 #: A broker answers when it has so many bytes, or after so many milliseconds.
 FETCH_MIN_BYTES = 64 * 1024
 FETCH_WAIT_MS = 100
+
+
+_WHY = re.compile(r"onnection .*failed: (?:KafkaConnectionError: )?(.*?)(?: \(backoff .*)?$")
 
 
 class Unreachable(Exception):
@@ -69,7 +74,7 @@ class Cluster:
         except Exception as error:
             self.close()
             raise self._explained(error, settings) from error
-        self._words.text = ""
+        self._words.texts.clear()
         # One run a poll, where kafka-python would make an object of every record.
         self.consumer._fetcher.PartitionRecords = PartitionRuns
 
@@ -80,7 +85,7 @@ class Cluster:
 
     def _explained(self, error: Exception, settings: Mapping[str, Any]) -> Exception:
         servers = ",".join(settings["bootstrap_servers"])
-        said = f"{self._words.text} {error}"
+        said = " ".join([*self._words.texts, str(error)])
         if "SaslAuthenticationFailed" in said or "UnsupportedSaslMechanism" in said:
             return SourceError(
                 f"Kafka at {servers} refuses the user: {self._words.reason(error)}; correct "
@@ -145,11 +150,11 @@ class Cluster:
 
 
 class _LastWords(logging.Handler):
-    """The last warning of the client, which knows more than the errors it raises."""
+    """The last warnings of the client, which knows more than the errors it raises."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.text = ""
+        self.texts: deque[str] = deque(maxlen=50)
 
     @classmethod
     def installed(cls) -> _LastWords:
@@ -165,10 +170,15 @@ class _LastWords(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep what it says."""
-        self.text = record.getMessage()
+        self.texts.append(record.getMessage())
 
     def reason(self, error: Exception) -> str:
-        """Why something failed, in one line."""
-        _, failed, why = self.text.partition("failed: ")
-        text = why.partition(" (backoff")[0] if failed else str(error)
-        return " ".join(text.split()) or type(error).__name__
+        """Why no broker can be reached, in one line."""
+        found = (_WHY.search(text) for text in reversed(self.texts))
+        why = next((match[1] for match in found if match), "") or str(error)
+        if "socket disconnected" in why:
+            return (
+                "it closes the connection, as brokers do that refuse the user or want another "
+                "KAFKA_SECURITY_PROTOCOL"
+            )
+        return " ".join(why.split()) or type(error).__name__

@@ -251,7 +251,7 @@ class Tables:
                 return
 
     def _rows(self, reading: Reading, key: str) -> Iterator[tuple[int, bytes]]:
-        result = self._connection().execute(
+        result = self.database.connection().execute(
             text(f"SELECT * FROM `{reading.table}` WHERE {_keyed(key)} ORDER BY `{key}`"),
             {"low": reading.start // COPIES},
             execution_options={"stream_results": True},
@@ -268,7 +268,7 @@ class Tables:
             f"OR `{key}` > {MAX_INT64} LIMIT {COPIES + 1}"
         )
         rows = self.database.run(
-            lambda _: [dict(row) for row in self._connection().execute(sql).mappings()]
+            lambda connection: [dict(row) for row in connection.execute(sql).mappings()]
         )
         if len(rows) > COPIES:
             self._failed(
@@ -294,7 +294,7 @@ class Tables:
 
     def _key(self, reading: Reading) -> str:
         """The name of the table's key column."""
-        columns = self.database.run(lambda _: columns_of(self._connection(), reading.table))
+        columns = self.database.run(lambda c: columns_of(c, reading.table))
         where = f"{self.database.location}: {reading.table}"
         if not columns:
             raise SourceError(
@@ -308,13 +308,6 @@ class Tables:
         if columns[key] not in _INTEGERS:
             raise SourceError(f"{where}: column {key} is {columns[key]}, not an integer; alter it")
         return key
-
-    def _connection(self) -> Connection:
-        """The connection, within a transaction that sees one state of all tables."""
-        connection = self.database.connection()
-        if not connection.in_transaction():
-            connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-        return connection
 
 
 def columns_of(connection: Connection, table: str) -> dict[str, str]:

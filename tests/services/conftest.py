@@ -45,6 +45,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     environment = s3.environment(port)
     eventually(lambda: client("s3", environment).list_buckets())
     yield environment
+    if found := process.find(folder):
+        found.kill()  # asked to end, it takes a quarter of a minute
     process.stop(folder)
 
 

@@ -17,7 +17,14 @@ from uuid import uuid4
 import psutil
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import OffsetSpec, UserScramCredentialUpsertion
 from kafka.structs import OffsetAndMetadata
 
 from ingestion import cli
@@ -31,7 +38,7 @@ from ingestion.sources.kafka import KafkaReader, client_settings
 from ingestion.sources.kafka_cluster import Cluster
 from ingestion.sources.kafka_topics import topic_id
 from stack import kafka, process
-from tests.services.conftest import eventually, folder_of
+from tests.services.conftest import eventually
 from tests.unit.test_lake import rows
 
 
@@ -260,6 +267,12 @@ def test_transactions_leave_ranges_without_rows(pipeline: Pipeline) -> None:
     sender = KafkaProducer(bootstrap_servers=pipeline.servers, transactional_id=pipeline.id)
     sender.init_transactions()
 
+    def ends_at(offset: int) -> None:
+        """A marker is written after the answer that it will be."""
+        at = TopicPartition(pipeline.topic("geo"), 0)
+        latest = {at: OffsetSpec.LATEST}
+        wait_until(lambda: pipeline.admin.list_partition_offsets(latest)[at].offset == offset)
+
     def transaction(values: list[bytes], commit: bool | None) -> None:
         sender.begin_transaction()
         for value in values:
@@ -270,9 +283,12 @@ def test_transactions_leave_ranges_without_rows(pipeline: Pipeline) -> None:
 
     pipeline.send("geo", geo(0, 10))
     transaction(geo(10, 15), commit=True)
+    ends_at(16)
     transaction([b'{"ind":0,"country":"aborted"}'] * 5, commit=False)
+    ends_at(22)
     pipeline.send("geo", geo(22, 25))
     transaction([b'{"ind":0,"country":"aborted"}'], commit=False)
+    ends_at(27)
     assert pipeline.ingest().streams()["geo"]["landed"] == 18
     assert pipeline.offsets("geo") == [*range(15), 22, 23, 24]
     assert in_place(pipeline)
@@ -283,6 +299,7 @@ def test_transactions_leave_ranges_without_rows(pipeline: Pipeline) -> None:
     pipeline.send("geo", geo(30, 31))
     assert pipeline.ingest().streams()["geo"]["received"] == 1
     sender.commit_transaction()
+    ends_at(32)
     assert pipeline.ingest().streams()["geo"]["received"] == 3
     assert pipeline.offsets("geo") == [*range(15), 22, 23, 24, *range(27, 31)]
     sender.close()
@@ -528,42 +545,6 @@ def test_a_broker_that_is_not_there(pipeline: Pipeline) -> None:
     assert time.monotonic() - begun < 30
 
 
-def kill(server: process.Server) -> None:
-    found = process.find(server.folder)
-    assert found is not None
-    found.kill()
-    found.wait(20)
-
-
-def test_a_follower_waits_for_its_broker_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
-    if reason := kafka.missing():
-        pytest.skip(reason)
-    ports = process.free_port(), process.free_port()
-    server = kafka.broker(*ports, folder_of(tmp_path, "kafka"))
-    servers = f"127.0.0.1:{ports[0]}"
-    try:
-        process.start(server)
-        pipeline = Pipeline(servers, tmp_path)
-        pipeline.create(partitions=2)
-        pipeline.send("geo", geo(0, 2_000))
-        kill(server)
-        with pipeline.follow() as following:
-            following.noticed(f"Kafka at {servers} cannot be reached")
-            process.start(server)
-            pipeline.await_rows("geo", 2_000)
-            following.noticed("answers again")
-            eventually(lambda: pipeline.send("geo", geo(2_000, 3_000)))
-            kill(server)
-            wait_until(lambda: len(following.notices) == 3)
-            process.start(server)
-            eventually(lambda: pipeline.send("geo", geo(3_000, 4_000)))
-            pipeline.await_rows("geo", 4_000)
-        assert in_place(pipeline)
-        assert pipeline.offsets("geo") == list(range(4_000))
-    finally:
-        process.stop(server.folder)
-
-
 # ------------------------------------------------------------------------ several processes
 
 
@@ -630,7 +611,9 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost", "127.0.0.1")
     store, trusted = folder / "server.pem", folder / "ca.pem"
-    store.write_bytes(certificate.private_key_and_cert_chain_pem.bytes())
+    key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    store.write_bytes(pem + b"".join(part.bytes() for part in certificate.cert_chain_pems))
     authority.cert_pem.write_to_path(str(trusted))
     scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
     server = kafka.broker(
@@ -654,11 +637,18 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     process.start(server)
     made = Pipeline(f"127.0.0.1:{plain}", folder)
     made.admin.alter_user_scram_credentials(
-        [{"user": "ann", "mechanism": "SCRAM-SHA-512", "password": "secret", "iterations": 4096}]
+        [UserScramCredentialUpsertion("ann", "SCRAM-SHA-512", "secret")]
     )
     made.create("geo")
     made.send("geo", geo(0, 5))
-    yield {"pipeline": made, "users": users, "tls": tls, "trusted": str(trusted)}
+    yield {
+        "pipeline": made,
+        "server": server,
+        "plain": plain,
+        "users": users,
+        "tls": tls,
+        "trusted": str(trusted),
+    }
     process.stop(server.folder)
 
 
@@ -674,7 +664,7 @@ def test_users_and_certificates(
     pipeline.servers = f"127.0.0.1:{secured['users']}"
     assert pipeline.ingest().streams()["geo"]["landed"] == 5
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", "wrong")
-    pipeline.refused(f"Kafka at {pipeline.servers} refuses the user: ", "KAFKA_SASL_PASSWORD")
+    pipeline.refused(f"Kafka at {pipeline.servers} ", "refuse")
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", "secret")
     pipeline.send("geo", geo(5, 9))
     monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
@@ -682,3 +672,37 @@ def test_users_and_certificates(
     pipeline.refused("cannot be reached: ", "CERTIFICATE_VERIFY_FAILED")
     monkeypatch.setenv("KAFKA_SSL_CAFILE", secured["trusted"])
     assert pipeline.ingest().streams()["geo"]["landed"] == 4
+
+
+# --------------------------------------------------------------------------- a broker that goes
+
+
+def test_a_follower_waits_for_its_broker_and_goes_on_when_it_is_back(
+    secured: dict[str, Any], tmp_path: Path
+) -> None:
+    server = secured["server"]
+    servers = f"127.0.0.1:{secured['plain']}"
+    pipeline = Pipeline(servers, tmp_path)
+    pipeline.create(partitions=2)
+    pipeline.send("geo", geo(0, 2_000))
+    kill(server)
+    with pipeline.follow() as following:
+        following.noticed(f"Kafka at {servers} cannot be reached")
+        process.start(server)
+        pipeline.await_rows("geo", 2_000)
+        following.noticed("answers again")
+        eventually(lambda: pipeline.send("geo", geo(2_000, 3_000)))
+        kill(server)
+        wait_until(lambda: len(following.notices) == 3)
+        process.start(server)
+        eventually(lambda: pipeline.send("geo", geo(3_000, 4_000)))
+        pipeline.await_rows("geo", 4_000)
+    assert in_place(pipeline)
+    assert pipeline.offsets("geo") == list(range(4_000))
+
+
+def kill(server: process.Server) -> None:
+    found = process.find(server.folder)
+    assert found is not None
+    found.kill()
+    found.wait(20)

@@ -25,6 +25,7 @@ from ingestion import cli
 from ingestion.emulation.defects import KINDS as NAMES
 from ingestion.emulation.posts import Plan, records
 from ingestion.lake import REJECTED, Lake
+from ingestion.landing import Account
 from ingestion.offsets import Offsets
 from ingestion.records import KINDS, MAX_INT64
 from ingestion.sources.database import Database, DatabaseError
@@ -261,8 +262,12 @@ def land(
     url: str = "",
     between: Callable[[], None] = lambda: None,
     **options: Any,
-) -> Tables:
-    """Land within this process, stopping after some reads; `between` is called after each."""
+) -> dict[str, Account]:
+    """Land within this process, stopping after some reads; `between` is called after each.
+
+    Returns:
+        The account of each kind.
+    """
     lake = Lake(source.lake)
     lake.create()
     readings = [
@@ -278,10 +283,11 @@ def land(
         stopped = next(reads) == stop_after
 
     try:
-        land_stream(lake, tables, TABLES, progress=look, stopping=lambda: stopped)
+        accounts = land_stream(lake, tables, TABLES, progress=look, stopping=lambda: stopped)
     finally:
         tables.close()
-    return tables
+    assert tables.failures == {}
+    return {account.kind: account for account in accounts}
 
 
 @pytest.mark.parametrize("by", ["--snapshot", ""], ids=["snapshot", "run"])
@@ -476,8 +482,8 @@ def test_a_lost_connection_is_gone_on_with_where_it_stood(source: Source) -> Non
         source.put(1, 30_000)  # one that is passed, one that is to come
 
     with line_to(source, 500_000, 0, 0, 0, 800_000, 0) as url:
-        tables = land(source, url=url, notice=lost)
-    assert tables.failures == {}
+        received = land(source, url=url, notice=lost)["geo"].received
+    assert received == 20_000 + 2
     assert len(notices) == 2
     assert all("trying again for 60 s" in notice for notice in notices)
     found = [row[1] for row in source.landed()]

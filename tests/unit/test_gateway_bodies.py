@@ -159,6 +159,7 @@ def test_both_spellings_of_a_stream_s_records() -> None:
         (b'{"Data":1}', Reason.INVALID, "PartitionKey is missing"),
         (b'{"Data":1,"PartitionKey":""}', Reason.INVALID, "0 characters"),
         (b'{"Data":1,"PartitionKey":"%s"}' % (b"x" * 257), Reason.INVALID, "257 characters"),
+        (b'{"Data":1,"data":1,"PartitionKey":"x"}', Reason.INVALID, "Data is given twice"),
         (b'{"Data":1,"PartitionKey":["x"]}', Reason.INVALID, "PartitionKey is no text"),
         (b'{"Data":1,"PartitionKey":true}', Reason.INVALID, "PartitionKey is no text"),
         (b'{"Data":1,"PartitionKey":"\\ud800 "}', Reason.MALFORMED, ""),
@@ -175,7 +176,7 @@ def test_a_record_that_no_stream_takes(body: bytes, reason: Reason, said: str) -
 
 
 def test_records_that_no_stream_takes() -> None:
-    assert refusal(kinesis_records, b"{}", "s", 2).message == "the body has no Records"
+    assert refusal(kinesis_records, b"{}", "s", 2).message == "Records is missing"
     assert refusal(kinesis_records, b'{"Records":[]}', "s", 2).reason is Reason.INVALID
     refused = refusal(kinesis_records, b'{"Records":[{"Data":1}]}', "s", 2)
     assert refused.message == "Records[0].PartitionKey is missing"
