@@ -41,6 +41,16 @@ def is_bucket(uri: str) -> bool:
     return uri.startswith(_SCHEME)
 
 
+def normal(uri: str) -> str:
+    """An address without slashes at its end.
+
+    Raises:
+        LakeError: it names no bucket.
+    """
+    bucket, prefix = _parts(uri)
+    return f"{_SCHEME}{bucket}/{prefix}".rstrip("/")
+
+
 def engine_options(uri: str, environ: Mapping[str, str] = os.environ) -> dict[str, str] | None:
     """What the Delta engine has to be told of a store besides what it finds out by itself.
 
@@ -188,5 +198,7 @@ def _explained(uri: str, bucket: str) -> Iterator[None]:
             f"{uri}: no S3 store answers at {_endpoint(os.environ) or 'AWS'}; start it or correct "
             "AWS_ENDPOINT_URL"
         ) from error
+    except boto.ParamValidationError as error:
+        raise LakeError(f"{uri}: {bucket} cannot be a bucket's name; correct LAKE_URI") from error
     except (boto.BotoCoreError, ValueError) as error:
         raise LakeError(f"{uri}: {' '.join(str(error).split())}") from error

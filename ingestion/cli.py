@@ -425,3 +425,11 @@ rejected_app.command(
     "`ingest rejected replay --kind user --as pin` · "
     "`ingest rejected replay s3/0a60b9a8a831.pin/0/1234`",
 )(replay)
+
+from ingestion.commands.archive import archive  # noqa: E402
+
+app.command(
+    name="archive",
+    epilog="Examples: `ingest archive --uri ./sink` · "
+    "`ingest archive --uri s3://my-bucket/msk --gzip --follow`",
+)(archive)

@@ -180,7 +180,7 @@ class Lake:
     """
 
     def __init__(self, uri: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self.uri = uri.rstrip("/") or "/"
+        self.uri = bucket.normal(uri) if bucket.is_bucket(uri) else uri.rstrip("/") or "/"
         self.engine_options = bucket.engine_options(self.uri)
         self._clock = clock
         self._handles: dict[str, DeltaTable] = {}
@@ -468,12 +468,18 @@ class Lake:
         """Those of the rows that the table does not hold, and what to record with them."""
         handle = self.handle(table)
         held = replayed(handle)
-        given = zip(*(rows.column(name).to_pylist() for name in REPLAYED_FIELDS.names), strict=True)
-        missing = rows.filter(pa.array([record not in held for record in given], pa.bool_()))
+        missing = []
+        columns = (rows.column(name).to_pylist() for name in REPLAYED_FIELDS.names)
+        for record in zip(*columns, strict=True):
+            missing.append(record not in held)
+            held.add(record)
+        fresh = rows.filter(pa.array(missing, pa.bool_()))
         same = {"_source": REPLAY, **_landing(self._clock())}
         number = (self._record(table, REPLAY) or 0) + 1
-        record = {REPLAY: number} if missing.num_rows else {}
-        return _completed(missing, SCHEMAS[table], same), record
+        return (
+            _completed(fresh, SCHEMAS[table], same),
+            {REPLAY: number} if fresh.num_rows else {},
+        )
 
     def _outstanding(
         self, table: str, pieces: Sequence[Piece], covering: Mapping[Origin, Offsets]

@@ -90,7 +90,8 @@ def replay(
         account.before += len(chosen) - len(waiting)
         for table, rows in _decided(waiting, into, account.rejected):
             landed = rows.num_rows if dry_run else lake.append_replayed(table, rows).num_rows
-            account.landed[table] += landed
+            if landed:
+                account.landed[table] += landed
             account.elsewhere += rows.num_rows - landed
         progress(len(chosen))
     return account

@@ -191,10 +191,11 @@ def _print(tally: Tally, seconds: float, as_json: bool) -> None:
             )
         )
         return
-    records = "  ".join(f"{name} {number:,} records" for name, number in tally.records.items())
-    line = f"posts {tally.posts:,}  {records}  retries {tally.retries:,}"
+    parts = [f"posts {tally.posts:,}"]
+    parts += [f"{name} {number:,} records" for name, number in tally.records.items()]
+    parts.append(f"retries {tally.retries:,}")
     if tally.missing:
-        line += f"  no such row {tally.missing:,}"
+        parts.append(f"no such row {tally.missing:,}")
     if tally.unconfirmed:
-        line += f"  given up {tally.unconfirmed:,}, may have been taken"
-    out.print(f"{line}  {seconds:.1f} s  {rate:,.1f} posts/s")
+        parts.append(f"given up {tally.unconfirmed:,}, may have been taken")
+    out.print("  ".join([*parts, f"{seconds:.1f} s", f"{rate:,.1f} posts/s"]))

@@ -48,12 +48,12 @@ def replay(
     from ingestion.replay import replay as replay_records
 
     if records:
-        chosen = [bronze.rejected_record(lake, identity) for identity in dict.fromkeys(records)]
-        found = iter(
-            record
-            for record in chosen
+        chosen = {
+            record.id: record
+            for record in (bronze.rejected_record(lake, identity) for identity in records)
             if reason in (None, record.reason) and kind in (None, record.kind)
-        )
+        }
+        found = iter(chosen.values())
         total = len(chosen)
     else:
         found = bronze.rejected(lake, reason, kind)

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -26,6 +26,8 @@ _BLOCK = 10_000
 _TYPES = {Type.TEXT: "TEXT", Type.INTEGER: "BIGINT", Type.DOUBLE: "DOUBLE"}
 _TIMES = ("timestamp", "date_joined")
 
+T = TypeVar("T")
+
 
 def key_column(kind: Kind) -> str:
     """The name of the key in a kind's table."""
@@ -42,6 +44,14 @@ def _columns(kind: Kind) -> dict[str, str]:
 
 def _quoted(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
+
+
+def _once(database: Database, action: Callable[[Connection], T]) -> T:
+    """The result of an action, on a connection that does not outlast it."""
+    try:
+        return database.run(action)
+    finally:
+        database.drop()
 
 
 # Filling
@@ -116,10 +126,7 @@ def _held(database: Database, name: Name, plan: Plan) -> Holds:
                 return Holds.OTHERS
         return Holds.THESE
 
-    try:
-        return database.run(look)
-    finally:
-        database.drop()  # a result may have been left in its middle
+    return _once(database, look)
 
 
 def _write(
@@ -144,7 +151,7 @@ def _write(
             progress(len(rows))
         connection.commit()
 
-    database.run(write)
+    _once(database, write)
 
 
 def _blocks(plan: Plan, name: Name) -> Iterator[list[dict[str, Any]]]:
@@ -161,8 +168,8 @@ class StoredPosts:
     """Rows of the three tables by their numbers, in the order of their keys.
 
     Row n of a table is what ``LIMIT n, 1`` gives where the table is stored by its key; said here
-    by key, it is the same whatever the storage, and found without counting. No transaction stays
-    open between two calls.
+    by key, it is the same whatever the storage, and found without counting. No connection stays
+    open between two calls: posts may be sent for long.
 
     Args:
         database: where the tables are.
@@ -192,13 +199,7 @@ class StoredPosts:
             f"SELECT `{key}` FROM `{kind.source_table}` "
             f"WHERE `{key}` BETWEEN 0 AND {MAX_INT64} ORDER BY `{key}` LIMIT {rows:d}"
         )
-
-        def read(connection: Connection) -> array[int]:
-            keys = array("q", connection.execute(sql).scalars())
-            connection.rollback()
-            return keys
-
-        return self._database.run(read)
+        return _once(self._database, lambda c: array("q", c.execute(sql).scalars()))
 
     def posts(self, numbers: Sequence[int]) -> list[Post]:
         """For each number the rows that there are, by kind."""
@@ -222,8 +223,6 @@ class StoredPosts:
 
         def read(connection: Connection) -> dict[int, dict[str, Any]]:
             rows = connection.execute(sql, {"keys": keys}).mappings()
-            found = {int(row[key]): dict(row) for row in rows}
-            connection.rollback()
-            return found
+            return {int(row[key]): dict(row) for row in rows}
 
-        return self._database.run(read)
+        return _once(self._database, read)

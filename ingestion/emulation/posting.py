@@ -44,6 +44,8 @@ ROWS = 11_000
 _LOOKED_UP = 500
 #: Seconds to connect, and to wait for an answer.
 _TIMEOUT = (5.0, 30.0)
+#: Seconds without a word about the progress.
+_SHOWN_SECONDS = 0.5
 _PAUSES = wait_random_exponential(multiplier=0.2, max=10)
 
 #: The records of one post by kind; a table without that row has none.
@@ -461,6 +463,7 @@ def emulate(
                 # One more for each connection waits, so that none of them does.
                 while len(under_way) >= 2 * connections:
                     under_way = _settled(under_way)
+                    progress()
                 under_way.add(pool.submit(deliver, parcel))
                 progress()
             while under_way:
@@ -494,8 +497,8 @@ def _deliver(
 
 
 def _settled(under_way: set[Future[None]]) -> set[Future[None]]:
-    """Wait for one; those that are not done."""
-    done, going = wait(under_way, return_when=FIRST_COMPLETED)
+    """Wait for one, but not for long; those that are not done."""
+    done, going = wait(under_way, _SHOWN_SECONDS, FIRST_COMPLETED)
     for future in done:
         future.result()
     return going

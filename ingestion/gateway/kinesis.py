@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +48,8 @@ def open_client() -> Any:
         # What is worth another attempt is decided here, record by record.
         retries={"mode": "standard", "total_max_attempts": 1},
     )
-    return boto3.client("kinesis", config=config)
+    # Of the two variables in use boto3 knows AWS_DEFAULT_REGION alone.
+    return boto3.client("kinesis", region_name=os.environ.get("AWS_REGION"), config=config)
 
 
 class KinesisSink:

@@ -351,11 +351,11 @@ class KafkaReader:
             return
         self._absent.add(name)
         if self._drop(name):
-            self._notice(f"topic {name} is gone; what was read of it lands")
+            self._notice(f"topic {name} is gone")
         elif self._follow:
             self._notice(f"topic {name} does not exist yet; waiting for it")
         else:
-            self._notice(f"topic {name} does not exist; the others land")
+            self._notice(f"topic {name} does not exist; the others are read")
 
     def _drop(self, name: str) -> bool:
         """Cease to read a topic; whether it was read."""
@@ -387,7 +387,7 @@ class KafkaReader:
             found = kafka_topics.generation(name, topic.id, stored(), self._accept_new_topic)
         if isinstance(found, str):
             raise SourceError(
-                f"topic {name} is not the one that was landed: its id is {topic.id}, not {found}; "
+                f"topic {name} is not the one that was read before: its id is {topic.id}, not {found}; "
                 "it was deleted and created anew, or is another cluster's; " + self._otherwise
             )
         return found
@@ -421,7 +421,7 @@ class KafkaReader:
             offset = max(beginning, begin.offset - self._overlap)
             places[partition] = _Place(origin, offset, end, begin.follows)
         if lost and not self._accept_gap:
-            raise SourceError("; ".join([*lost[:3], "--accept-gap lands what is still there"]))
+            raise SourceError("; ".join([*lost[:3], "--accept-gap reads what is still there"]))
         for text in lost:
             self._notice(text)
         if grown:
@@ -444,13 +444,13 @@ class KafkaReader:
         first, end = begin.lost
         return [
             f"topic {partition.topic}, partition {partition.partition}: the records at "
-            f"[{first:,}, {end:,}) were removed from Kafka before they landed"
+            f"[{first:,}, {end:,}) were removed from Kafka before they were read"
         ]
 
     def _cut_off(self, partition: TopicPartition, stored: int, end: int) -> SourceError:
         return SourceError(
             f"topic {partition.topic}, partition {partition.partition} ends at {end:,}, before "
-            f"{stored:,}, up to where it has landed: Kafka lost records, or it is another topic; "
+            f"{stored:,}, up to where it was read: Kafka lost records, or it is another topic; "
             + self._otherwise
         )
 
@@ -502,7 +502,7 @@ class KafkaReader:
                 raise self._cut_off(partition, place.offset, end)
             for text in self._lost(partition, begin):
                 if not self._accept_gap:
-                    raise SourceError(f"{text}; --accept-gap lands what is still there")
+                    raise SourceError(f"{text}; --accept-gap reads what is still there")
                 self._notice(text)
             place.offset, place.follows = begin.offset, begin.follows
             self._cluster.consumer.seek(partition, place.offset)

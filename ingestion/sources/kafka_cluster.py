@@ -29,7 +29,7 @@ FETCH_MIN_BYTES = 64 * 1024
 FETCH_WAIT_MS = 100
 
 
-_WHY = re.compile(r"onnection .*failed: (?:KafkaConnectionError: )?(.*?)(?: \(backoff .*)?$")
+_WHY = re.compile(r"onnection .*?failed: (?:KafkaConnectionError: )?(.*?)(?: \(backoff .*)?$")
 
 
 class Unreachable(Exception):
@@ -49,6 +49,7 @@ class Cluster:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._words = _LastWords.installed()
+        self._words.texts.clear()
         self._clients: list[KafkaNetClient] = []
         common = {
             **settings,

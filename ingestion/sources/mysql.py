@@ -284,9 +284,7 @@ class Tables:
             key = self._key(reading)
             sql = text(f"SELECT COUNT(*) FROM `{reading.table}` WHERE {_keyed(key)}")
             low = {"low": reading.start // COPIES}
-            return self.database.run(
-                lambda _: int(self._connection().execute(sql, low).scalar_one())
-            )
+            return int(self.database.run(lambda c: c.execute(sql, low).scalar_one()))
         except DatabaseError:
             raise
         except SourceError:

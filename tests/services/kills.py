@@ -166,7 +166,9 @@ class Topics:
 
         self.environment = {"KAFKA_BOOTSTRAP_SERVERS": bootstrap}
         self._id = f"k{uuid.uuid4().hex[:11]}"
-        self._producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=5)
+        self._producer = KafkaProducer(
+            bootstrap_servers=bootstrap, acks="all", linger_ms=5, reconnect_backoff_max_ms=500
+        )
         admin = KafkaAdminClient(bootstrap_servers=bootstrap)
         two = {"num_partitions": 2, "replication_factor": 1}
         admin.create_topics({self.stream(kind): two for kind in KINDS}, wait_for_metadata=True)

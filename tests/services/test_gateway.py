@@ -41,11 +41,19 @@ class Gateway(NamedTuple):
     process: subprocess.Popen[str]
     url: str
 
-    def post(self, topic: str, *values: str, timeout: float = 30) -> requests.Response:
+    def post(self, topic: str, *values: str) -> requests.Response:
         """Post values of JSON to a topic."""
-        body = '{"records":[%s]}' % ",".join(f'{{"value":{value}}}' for value in values)
-        url = f"{self.url}/topics/{topic}"
-        return requests.post(url, data=body.encode(), headers=KAFKA, timeout=timeout)
+        return self.send(topic, *(f'{{"value":{value}}}' for value in values))
+
+    def send(self, topic: str, *records: str) -> requests.Response:
+        """Post records of JSON to a topic."""
+        body = f'{{"records":[{",".join(records)}]}}'.encode()
+        return requests.post(f"{self.url}/topics/{topic}", data=body, headers=KAFKA, timeout=30)
+
+    def put(self, stream: str, body: str, resource: str = "record") -> requests.Response:
+        """Put JSON to a stream."""
+        url = f"{self.url}/streams/{stream}/{resource}"
+        return requests.put(url, data=body.encode(), headers=JSON, timeout=60)
 
     def health(self) -> Any:
         """What it says of itself."""
@@ -72,7 +80,8 @@ def running(*arguments: str, **environment: str) -> Iterator[Gateway]:
         yield gateway
         child.terminate()
         _, said = child.communicate(timeout=60)
-        assert (child.returncode, "Traceback" in said) == (0, False)
+        assert child.returncode == 0
+        assert "Traceback" not in said, said[-3000:]
     finally:
         child.kill()
 
@@ -199,17 +208,12 @@ def test_the_bytes_of_a_record_are_those_that_were_sent(
     assert [stored(broker, topic)[place] for place in places(gateway.post(topic, *texts))] == [
         (None, text.encode()) for text in texts
     ]
-    body = '{"records":[{"key": %s, "value":null},{"value":1,"key":"k"}]}' % texts[0]
-    answer = requests.post(
-        f"{gateway.url}/topics/{topic}", data=body.encode(), headers=KAFKA, timeout=30
-    )
+    records = f'{{"key": {texts[0]}, "value":null}}', '{"value":1,"key":"k"}'
+    answer = gateway.send(topic, *records)
     found = [stored(broker, topic)[place] for place in places(answer)]
     assert found == [(texts[0].encode(), None), (b'"k"', b"1")]
     stream = new_stream(kinesis_url)
-    body = '{"Data": %s ,"PartitionKey":7}' % texts[0]
-    answer = requests.put(
-        f"{gateway.url}/streams/{stream}/record", data=body.encode(), headers=JSON, timeout=30
-    )
+    answer = gateway.put(stream, f'{{"Data": {texts[0]} ,"PartitionKey":7}}')
     assert answer.status_code == 200
     assert list(in_stream(kinesis_url, stream).values()) == [("7", texts[0].encode())]
 
@@ -229,9 +233,7 @@ def test_keys_and_partitions_decide_as_with_every_producer(gateway: Gateway, bro
     keys = [json.dumps(f"key {number}") for number in range(20)]
     records = [f'{{"key":{key},"value":{at}}}' for at, key in enumerate(keys)]
     records += [f'{{"value":{at},"partition":{at}}}' for at in range(5)]
-    body = '{"records":[%s]}' % ",".join(records)
-    answer = requests.post(f"{gateway.url}/topics/{topic}", data=body, headers=KAFKA, timeout=30)
-    partitions = [partition for partition, _ in places(answer)]
+    partitions = [partition for partition, _ in places(gateway.send(topic, *records))]
     assert partitions[20:] == [0, 1, 2, 3, 4]
     assert partitions[:20] == [(murmur2(key.encode()) & 0x7FFFFFFF) % 5 for key in keys]
 
@@ -239,11 +241,8 @@ def test_keys_and_partitions_decide_as_with_every_producer(gateway: Gateway, bro
 def test_many_records_for_a_stream(gateway: Gateway, kinesis_url: str) -> None:
     stream = new_stream(kinesis_url, 2)
     records = [{"Data": {"ind": at}, "PartitionKey": str(at)} for at in range(1_200)]
-    answer = requests.put(
-        f"{gateway.url}/streams/{stream}/records",
-        json={"StreamName": stream, "Records": records},
-        timeout=60,
-    )
+    body = json.dumps({"StreamName": stream, "Records": records})
+    answer = gateway.put(stream, body, "records")
     assert answer.status_code == 200, answer.text
     assert answer.json()["FailedRecordCount"] == 0
     found = in_stream(kinesis_url, stream)
@@ -267,8 +266,7 @@ def test_a_topic_that_is_not_there_until_it_is(gateway: Gateway, broker: str) ->
     admin.create_topics([NewTopic(name, 1, 1)])
     admin.close()
     eventually(lambda: places(gateway.post(name, "1")))
-    body = '{"records":[{"value":1,"partition":1}]}'
-    answer = requests.post(f"{gateway.url}/topics/{name}", data=body, headers=KAFKA, timeout=30)
+    answer = gateway.send(name, '{"value":1,"partition":1}')
     assert (answer.status_code, answer.json()["error_code"]) == (404, 40402)
     assert name in requests.get(f"{gateway.url}/topics", timeout=30).json()
 
@@ -276,6 +274,7 @@ def test_a_topic_that_is_not_there_until_it_is(gateway: Gateway, broker: str) ->
 def test_a_record_that_a_topic_does_not_take_spoils_no_other(gateway: Gateway, broker: str) -> None:
     small = new_topic(broker, max_message_bytes="1000")
     compacted = new_topic(broker, cleanup_policy="compact")
+    eventually(lambda: places(gateway.send(compacted, '{"key":1,"value":1}')))
     for topic, values, codes in (
         (small, ["1", json.dumps("x" * 2_000), "2"], [None, 1, None]),
         (small, [json.dumps("x" * 600)] * 20, [None] * 20),  # each fits, all of them do not
@@ -290,7 +289,7 @@ def test_a_record_that_a_topic_does_not_take_spoils_no_other(gateway: Gateway, b
                 (one["error"] is None) == (one["offset"] is not None) == (one["error_code"] is None)
             )
     assert len(stored(broker, small)) == 22
-    assert stored(broker, compacted) == {}
+    assert len(stored(broker, compacted)) == 1
 
 
 def test_errors_of_streams(gateway: Gateway, kinesis_url: str) -> None:
@@ -301,12 +300,11 @@ def test_errors_of_streams(gateway: Gateway, kinesis_url: str) -> None:
         ("%20", {"Data": 1, "PartitionKey": "x"}, 400, "ValidationException"),
         (stream, {"Data": big, "PartitionKey": "x"}, 400, "ValidationException"),
     ):
-        answer = requests.put(f"{gateway.url}/streams/{name}/record", json=body, timeout=30)
-        assert (answer.status_code, answer.json()["__type"]) == (status, kind)
-        answer = requests.put(
-            f"{gateway.url}/streams/{name}/records", json={"Records": [body]}, timeout=30
-        )
-        assert (answer.status_code, answer.json()["__type"]) == (status, kind)
+        for answer in (
+            gateway.put(name, json.dumps(body)),
+            gateway.put(name, json.dumps({"Records": [body]}), "records"),
+        ):
+            assert (answer.status_code, answer.json()["__type"]) == (status, kind)
     assert in_stream(kinesis_url, stream) == {}
 
 

@@ -352,7 +352,7 @@ def test_a_topic_that_does_not_exist_is_named_and_the_others_land(pipeline: Pipe
     ran = pipeline.ingest()
     assert ran.streams()["geo"]["landed"] == 5
     assert json.loads(ran.out)["absent"] == [pipeline.topic("pin"), pipeline.topic("user")]
-    assert f"warning: topic {pipeline.topic('pin')} does not exist; the others land" in ran.err
+    assert f"warning: topic {pipeline.topic('pin')} does not exist; the others are read" in ran.err
 
 
 def test_topics_and_partitions_are_found_while_following(pipeline: Pipeline) -> None:
@@ -381,7 +381,7 @@ def test_a_topic_created_anew_is_not_taken_for_landed(pipeline: Pipeline) -> Non
     pipeline.delete("geo")
     pipeline.create("geo")
     pipeline.send("geo", geo(0, 30))
-    pipeline.refused(f"topic {pipeline.topic('geo')} is not the one that was landed: its id is")
+    pipeline.refused(f"topic {pipeline.topic('geo')} is not the one that was read before: its id is")
     pipeline.refused("--accept-new-topic lands it from its first record, as partitions 0@")
     assert pipeline.offsets("geo") == list(range(20))
     (topic,) = pipeline.admin.describe_topics([pipeline.topic("geo")])
@@ -404,7 +404,7 @@ def test_a_topic_created_anew_while_following(pipeline: Pipeline) -> None:
     following.noticed(f"{pipeline.topic('geo')} is gone")
     pipeline.create("geo")
     pipeline.send("geo", geo(0, 30))
-    with pytest.raises(SourceError, match="is not the one that was landed"):
+    with pytest.raises(SourceError, match="is not the one that was read before"):
         following.end(asked=False)
     assert pipeline.offsets("geo") == list(range(20))
     with pipeline.follow(accept_new_topic=True):
@@ -437,7 +437,7 @@ def test_records_removed_before_they_landed_are_a_gap_that_is_accepted_or_not(
     pipeline.remove("geo", before=30, partition=1)
     pipeline.refused(
         f"topic {pipeline.topic('geo')}, partition 1: the records at [10, 30) were removed from",
-        "--accept-gap lands what is still there",
+        "--accept-gap reads what is still there",
     )
     assert len(pipeline.offsets("geo")) == 10
     account = pipeline.ingest("--accept-gap").streams()["geo"]
@@ -476,7 +476,7 @@ def test_records_removed_under_a_follower(
     still.clear()
     if not accept:
         # A fetch that was under way may have brought what came before it was removed.
-        with pytest.raises(SourceError, match="were removed from Kafka before they landed"):
+        with pytest.raises(SourceError, match="were removed from Kafka before they were read"):
             following.end(asked=len(pipeline.offsets("geo")) == 100)
         return
     wait_until(lambda: 99 in pipeline.offsets("geo"))
@@ -495,7 +495,7 @@ def test_a_partition_that_ends_before_where_it_has_landed(pipeline: Pipeline) ->
     batches = Batches(lake, KINDS["geo"], Account("", "geo"))
     batches.add(Chunk(origin, 20, 25, [], []))
     batches.close()
-    pipeline.refused("partition 0 ends at 20, before 25, up to where it has landed: Kafka lost")
+    pipeline.refused("partition 0 ends at 20, before 25, up to where it was read: Kafka lost")
     assert pipeline.ingest("--accept-new-topic").streams()["geo"]["landed"] == 20
     pipeline.send("geo", geo(20, 30))
     assert pipeline.ingest().streams()["geo"]["landed"] == 10

@@ -518,6 +518,29 @@ def test_a_run_sees_one_state_of_all_tables(source: Source) -> None:
     assert len(source.landed("user", "ind")) > 1
 
 
+def test_rows_to_come_are_counted(source: Source) -> None:
+    source.table()
+    source.table("user_data")
+    source.put(None, -3, 1, 2, 2, 9)
+    lake = Lake(source.lake)
+    lake.create()
+
+    def count_of(snapshot: bool) -> int:
+        landed = (partial(lake.offsets, kind.name) for kind in KINDS.values())
+        readings = map(next_reading, KINDS.values(), landed, [snapshot] * len(KINDS))
+        tables = Tables(Database(source.url), list(readings))
+        try:
+            return tables.count()
+        finally:
+            tables.close()
+
+    assert count_of(snapshot=False) == 4  # a table that is missing counts for nothing
+    assert source.ingest().code == 1
+    lake = Lake(source.lake)
+    source.put(10)
+    assert (count_of(snapshot=False), count_of(snapshot=True)) == (1, 5)
+
+
 def test_two_landers_at_once_land_every_row_once(source: Source) -> None:
     source.tables()
     source.put(None, *range(6_000), *range(0, 6_000, 7))

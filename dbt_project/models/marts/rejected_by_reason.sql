@@ -24,13 +24,12 @@ replayed as (
 
 still_rejected as (
     select rejected.*
-    from replayed
-    right join rejected
+    from rejected
+    left anti join replayed
         on
-            replayed._position = rejected._position
-            and replayed.origin = rejected.origin
-            and replayed._stream = rejected._stream
-    where replayed._position is null
+            rejected._position = replayed._position
+            and rejected.origin = replayed.origin
+            and rejected._stream = replayed._stream
 ),
 
 final as (
