@@ -53,7 +53,7 @@ def run(posts: int, lake: Path, pipeline: str, say: Callable[[str], None]) -> No
     both, stream = lake, lake.with_name(f"{lake.name}-of-streams")
     objects = f"s3://{BUCKET}/msk"
     steps: list[tuple[str, list[str], Path | None]] = [
-        ("filling the source database", ["ingestion", "seed-database", "--posts", "11000"], None),
+        ("filling the source database", ["ingestion", "seed-database"], None),
         (
             f"posting {posts:,} posts to Kafka and to Kinesis",
             ["ingestion", "emulate", "--count", str(posts), "--connections", "4"],

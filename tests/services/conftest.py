@@ -73,7 +73,7 @@ def client(service: str, environment: dict[str, str]) -> Any:
     import boto3
 
     return boto3.client(
-        service,  # type: ignore[call-overload]
+        service,
         endpoint_url=environment["AWS_ENDPOINT_URL"],
         region_name=environment.get("AWS_REGION", "us-east-1"),
         aws_access_key_id=environment.get("AWS_ACCESS_KEY_ID", "any"),

@@ -122,7 +122,7 @@ class Objects:
     object_records = 100
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self.environment = environment
+        self.environment: Mapping[str, str] = environment
         self._id = f"k{uuid.uuid4().hex[:11]}"
         self._client = client("s3", environment)
         self._draw = random.Random()
@@ -164,7 +164,7 @@ class Topics:
     def __init__(self, bootstrap: str) -> None:
         from kafka import KafkaAdminClient, KafkaProducer
 
-        self.environment = {"KAFKA_BOOTSTRAP_SERVERS": bootstrap}
+        self.environment: Mapping[str, str] = {"KAFKA_BOOTSTRAP_SERVERS": bootstrap}
         self._id = f"k{uuid.uuid4().hex[:11]}"
         self._producer = KafkaProducer(
             bootstrap_servers=bootstrap, acks="all", linger_ms=5, reconnect_backoff_max_ms=500
@@ -192,13 +192,14 @@ class Topics:
 
 
 class Shards:
-    """Streams of two shards on a server that numbers records as Kinesis does."""
+    """Streams of two shards, of which one is split meanwhile, on a server that numbers records as
+    Kinesis does."""
 
     name = "Kinesis"
     again = False
 
     def __init__(self, url: str) -> None:
-        self.environment = {
+        self.environment: Mapping[str, str] = {
             "AWS_ENDPOINT_URL_KINESIS": url,
             "AWS_ACCESS_KEY_ID": "any",
             "AWS_SECRET_ACCESS_KEY": "any",
@@ -206,6 +207,7 @@ class Shards:
         }
         self._id = f"k{uuid.uuid4().hex[:11]}"
         self._client = client("kinesis", {"AWS_ENDPOINT_URL": url})
+        self._puts: Counter[str] = Counter()
         for kind in KINDS:
             self._client.create_stream(StreamName=self.stream(kind), ShardCount=2)
         for kind in KINDS:
@@ -215,10 +217,24 @@ class Shards:
         found = self._client.describe_stream_summary(StreamName=self.stream(kind))
         assert found["StreamDescriptionSummary"]["StreamStatus"] == "ACTIVE"
 
+    def _split(self, kind: str) -> None:
+        name = self.stream(kind)
+        shard = self._client.list_shards(StreamName=name)["Shards"][0]
+        low, high = (int(shard["HashKeyRange"][f"{end}HashKey"]) for end in ("Starting", "Ending"))
+        self._client.split_shard(
+            StreamName=name,
+            ShardToSplit=shard["ShardId"],
+            NewStartingHashKey=str((low + high) // 2),
+        )
+        eventually(lambda: self._refuse_unready(kind))
+
     def stream(self, kind: str) -> str:
         return f"streaming-{self._id}-{kind}"
 
     def put(self, kind: str, raws: Sequence[bytes]) -> list[tuple[str, int]]:
+        self._puts[kind] += 1
+        if self._puts[kind] == 3:
+            self._split(kind)
         places = []
         for first in range(0, len(raws), 500):
             entries = [

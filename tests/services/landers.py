@@ -184,15 +184,15 @@ def _serve(pipe: Any) -> None:
 def _import_everything() -> None:
     """All that a lander would import, and nothing that opens a file, a connection or a thread."""
     import boto3
-    import kafka  # noqa: F401
-    import pandas  # noqa: F401 (Arrow imports it when it first makes an array)
 
+    for client in ("kafka", "pandas"):  # Arrow imports the latter when it first makes an array
+        importlib.import_module(client)
     for folder in (commands, sources):
         for module in pkgutil.iter_modules(folder.__path__):
             importlib.import_module(f"{folder.__name__}.{module.name}")
     for service in ("s3", "kinesis"):  # reads the service's description, and keeps it
         boto3.client(
-            service,  # type: ignore[call-overload]
+            service,
             region_name="us-east-1",
             endpoint_url="http://127.0.0.1:9",
             aws_access_key_id="any",
