@@ -92,7 +92,7 @@ def tables(lake: Path) -> Iterator[str]:
 def content(lake: Path, table: str) -> list[Any]:
     """A table's rows in an order of their own, without the times when something landed."""
     builder = QueryBuilder().register("t", DeltaTable(str(lake / table)))
-    rows = []
+    rows: list[Any] = []
     for batch in builder.execute("select * from t"):
         names = [name for name in batch.schema.names if not name.endswith("_at")]
         rows += zip(*(batch.column(name).to_pylist() for name in names), strict=True)
