@@ -27,20 +27,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import (
-    ColumnProperties,
     CommitProperties,
     DeltaTable,
     QueryBuilder,
     Schema,
     Transaction,
-    WriterProperties,
     write_deltalake,
 )
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from ingestion import bucket
 from ingestion.errors import LakeError, PipelineError
-from ingestion.maintenance import NO_HOOKS, merge_files, shorten_log
+from ingestion.files import WRITER
+from ingestion.maintenance import shorten_log
+from ingestion.merging import NO_HOOKS, merge_files
 from ingestion.offsets import Offsets
 from ingestion.records import KINDS
 
@@ -80,19 +80,6 @@ SCHEMAS: dict[str, pa.Schema] = {
     REJECTED: pa.schema([*REJECTED_FIELDS, *_PROVENANCE]),
 }
 
-# Where hardly a value comes twice, a dictionary costs time and space; the least and the greatest
-# of long texts tell a reader nothing, and cost a copy of each.
-_UNREPEATED = ColumnProperties(dictionary_enabled=False)
-_LONG_TEXT = ColumnProperties(dictionary_enabled=False, statistics_enabled="NONE")
-WRITER = WriterProperties(
-    compression="ZSTD",
-    compression_level=1,
-    column_properties={
-        **dict.fromkeys(("ind", "_position", "timestamp", "latitude", "longitude"), _UNREPEATED),
-        **dict.fromkeys(("unique_id", "title", "description", "tag_list", "image_src"), _LONG_TEXT),
-        **dict.fromkeys(("raw", "_rescued"), _LONG_TEXT),
-    },
-)
 _COMMIT_ATTEMPTS = 60
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -102,7 +89,7 @@ _COMMITS_A_HANDLE = 50
 #: one of such a number writes the next, and merges files where it is one of these, too.
 _COMMITS_A_CHECKPOINT = 50
 _COMMITS_A_MERGE = 250
-#: What landers merge is smaller, so that a full batch is never written twice.
+#: What landers merge files to; those of half of it, such as a full batch, they leave.
 _MERGED_BYTES = 1024 * 1024
 
 
@@ -164,10 +151,6 @@ class Piece:
 def padded(sequence_number: int) -> str:
     """A sequence number as a text that compares as the number does."""
     return f"{sequence_number:0{SEQUENCE_DIGITS}}"
-
-
-class _LogShortenedError(DeltaError):
-    """The log lacks what a handle needs that was opened long ago; it has to be opened anew."""
 
 
 class Lake:
@@ -301,19 +284,20 @@ class Lake:
 
     def offsets(self, table: str, origin: Origin) -> Offsets:
         """The offsets of an origin that the table accounts for, as of the open handle."""
+        with self._appending[table], explained(self.location(table)):
+            try:
+                return self._offsets(table, origin)
+            except Exception as error:
+                if not _is_the_engine_s(error):
+                    raise
+                self._close(table)
+                return self._offsets(table, origin)
 
-        def ask() -> Offsets:
-            with self._reaching_back(table):
-                return Offsets.from_transactions(
-                    origin.app_id, lambda app_id: self._record(table, app_id)
-                )
-
+    def _offsets(self, table: str, origin: Origin) -> Offsets:
         try:
-            with self._appending[table], explained(self.location(table)):
-                try:
-                    return ask()
-                except _LogShortenedError:
-                    return ask()
+            return Offsets.from_transactions(
+                origin.app_id, lambda app_id: self._record(table, app_id)
+            )
         except ValueError as error:
             raise LakeError(
                 f"{self.location(table)}: its log does not say what has landed ({error}); "
@@ -387,41 +371,36 @@ class Lake:
         # What is outstanding is asked of the handle that is then committed on: no other thread
         # may move it forward in between.
         with self._appending[table], explained(self.location(table)):
+            opened_anew = False
             for attempt in range(_COMMIT_ATTEMPTS):
                 if attempt:
                     time.sleep(random.uniform(0, min(1.0, 0.02 * 2**attempt)))
                 try:
-                    with self._reaching_back(table):
-                        if attempt:
-                            self.handle(table).update_incremental()
-                        handle = self.handle(table)
-                        rows, transactions = outstanding()
-                        if not transactions:
-                            return rows
-                        if handle is self.handle(table):
-                            self._commit(table, rows, transactions)
-                            return rows
-                except (CommitFailedError, _LogShortenedError):
+                    if attempt:
+                        self.handle(table).update_incremental()
+                    handle = self.handle(table)
+                    rows, transactions = outstanding()
+                    if not transactions:
+                        return rows
+                    if handle is self.handle(table):
+                        self._commit(table, rows, transactions)
+                        return rows
+                except CommitFailedError:
                     continue
+                except Exception as error:
+                    if opened_anew or not _is_the_engine_s(error):
+                        raise
+                    opened_anew = True
+                    self._close(table)
         raise LakeError(
             f"{self.location(table)}: {_COMMIT_ATTEMPTS} commits in a row met another writer's; "
             "run again, nothing is lost"
         )
 
-    @contextmanager
-    def _reaching_back(self, table: str) -> Iterator[None]:
-        """Close the handle where the log no longer reaches back to its version.
-
-        Raises:
-            _LogShortenedError: it did not; what was asked of the handle has to be asked again.
-        """
-        try:
-            yield
-        except DeltaError as error:
-            if "not found" not in str(error).lower():
-                raise
-            self._handles.pop(table, None)
-            raise _LogShortenedError(str(error)) from error
+    def _close(self, table: str) -> None:
+        """Give a handle up after an error: the log may have been shortened since it was opened,
+        so that it lacks what the handle asks it for."""
+        self._handles.pop(table, None)
 
     def _commit(self, table: str, rows: pa.Table, transactions: Mapping[str, int]) -> None:
         handle = self.handle(table)
@@ -459,7 +438,7 @@ class Lake:
             handle = self.open(table)
             if merging:
                 for day in (today - timedelta(days=1), today):
-                    merge_files(handle, day, _MERGED_BYTES, WRITER)
+                    merge_files(handle, self.engine_options, day, _MERGED_BYTES)
             handle.create_checkpoint()
             if merging:
                 shorten_log(handle, self.engine_options)
@@ -520,8 +499,7 @@ def explained(location: str) -> Iterator[None]:
     except PipelineError:
         raise
     except Exception as error:
-        # The engine raises its own errors, the file system's, and bare ones while it reads.
-        if not isinstance(error, (OSError, DeltaError)) and type(error) is not Exception:
+        if not _is_the_engine_s(error):
             raise
         text = str(error)
         number = getattr(error, "errno", None) or _os_error(text)
@@ -546,6 +524,11 @@ def replayed(handle: DeltaTable) -> set[tuple[str, str, str]]:
         columns = [batch.column(name).to_pylist() for name in REPLAYED_FIELDS.names]
         found.update(zip(*columns, strict=True))
     return found
+
+
+def _is_the_engine_s(error: Exception) -> bool:
+    """It raises its own errors, the file system's, and bare ones while it reads."""
+    return isinstance(error, (OSError, DeltaError)) or type(error) is Exception
 
 
 def _with_provenance(piece: Piece, schema: pa.Schema, landed_at: datetime) -> pa.Table:

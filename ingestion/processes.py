@@ -112,9 +112,9 @@ def _attend(
     noticed: set[str] = set()
     failure: PipelineError | None = None
     deadline: float | None = None
-    told = False
+    one_was_stopped = told = False
     while running and (deadline is None or time.monotonic() < deadline):
-        if not told and (failure is not None or stopping()):
+        if not told and (failure is not None or one_was_stopped or stopping()):
             told = True
             for pipe in running:
                 _tell(pipe)
@@ -127,6 +127,7 @@ def _attend(
                 notice(content)
             elif what == "end":
                 running.discard(pipe)
+                one_was_stopped |= content
             elif what == "failure":
                 running.discard(pipe)
                 failure = failure or content
@@ -178,16 +179,16 @@ def merged(reports: Sequence[Report]) -> Report:
 
 
 def _serve(work: Work, share: tuple[int, int], pipe: Connection) -> None:
-    stopped = Event()
+    stopped, told = Event(), Event()
     # The keyboard's interrupt reaches every process; the first of them passes it on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     reported = 0.0
 
     def stopping() -> bool:
-        if not stopped.is_set() and pipe.poll():
-            stopped.set()  # told so, or the first process is gone
-        return stopped.is_set()
+        if not told.is_set() and pipe.poll():
+            told.set()  # or the first process is gone
+        return stopped.is_set() or told.is_set()
 
     def report(latest: Report) -> None:
         nonlocal reported
@@ -201,7 +202,7 @@ def _serve(work: Work, share: tuple[int, int], pipe: Connection) -> None:
         _send(pipe, "failure", error)
         return
     _send(pipe, "report", final)
-    _send(pipe, "end", None)
+    _send(pipe, "end", stopped.is_set())
 
 
 def _send(pipe: Connection, what: str, content: Any) -> None:

@@ -16,6 +16,8 @@ _PROGRAM = """
 const [port, path, wait] = process.argv.slice(1)
 const waits = {createStreamMs: +wait, deleteStreamMs: +wait, updateStreamMs: +wait}
 const options = {path, shardLimit: 500, ...waits}
+// A client that is killed while it sends would end the server.
+process.on('uncaughtException', error => { if (error.code !== 'ECONNRESET') throw error })
 require('kinesalite')(options).listen(+port, '127.0.0.1')
 """
 

@@ -51,7 +51,10 @@ def server(port: int, folder: Path, home: Path = HOME) -> Server:
             "-s3", f"-s3.port={port}", f"-s3.config={folder / 'identities.json'}",
             # Other doors, always at the same ports, which another store would find taken.
             "-s3.port.iceberg=0", "-s3.port.lance=0",
-            "-master.volumeSizeLimitMB=128", "-volume.max=20", "-volume.preStopSeconds=0",
+            # One master is elected at once; started again on its data, it waits for others first.
+            "-master.electionTimeout=1s", "-master.telemetry=false",
+            # A bucket takes seven volumes of its own.
+            "-master.volumeSizeLimitMB=128", "-volume.max=500", "-volume.preStopSeconds=0",
         ],
         port,
         folder,

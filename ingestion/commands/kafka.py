@@ -139,6 +139,8 @@ def kafka(
             show(latest.accounts)
 
         done = run(partial(land_share, job), processes, stopping, report, warn)
+        if stopping() and not follow:
+            raise KeyboardInterrupt
     if as_json:
         streams = [account_json(account) for account in done.accounts]
         out.print_json(json.dumps({"lake": lake, "absent": list(done.absent), "streams": streams}))

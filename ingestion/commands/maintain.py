@@ -39,7 +39,7 @@ def maintain(
     It may run beside landers, dbt and itself, and be ended at any time; running it again goes on.
     """
     from ingestion import maintenance
-    from ingestion.lake import SCHEMAS, WRITER, Lake, explained
+    from ingestion.lake import SCHEMAS, Lake, explained
 
     kept = timedelta(hours=retention)
     if kept < maintenance.SHORTEST_RETENTION and not short:
@@ -58,7 +58,6 @@ def maintain(
                 table,
                 handle,
                 opened.engine_options,
-                WRITER,
                 kept,
                 dry_run=dry_run,
                 doing=lambda what, table=table: status.update(f"{table}: {what}"),  # type: ignore[misc]
@@ -88,7 +87,7 @@ def _line(result: Any, dry_run: bool) -> str:
         f"log {before.log_files:,} → {after.log_files:,}  {result.seconds:.1f} s"
     )
     if result.skipped:
-        line += f"  (another process was merging {_days(len(result.skipped))})"
+        line += f"  (another process merged files of {_days(len(result.skipped))} meanwhile)"
     return line
 
 

@@ -387,8 +387,9 @@ class KafkaReader:
             found = kafka_topics.generation(name, topic.id, stored(), self._accept_new_topic)
         if isinstance(found, str):
             raise SourceError(
-                f"topic {name} is not the one that was read before: its id is {topic.id}, not {found}; "
-                "it was deleted and created anew, or is another cluster's; " + self._otherwise
+                f"topic {name} is not the one that was read before: its id is {topic.id}, not "
+                f"{found}; it was deleted and created anew, or is another cluster's; "
+                + self._otherwise
             )
         return found
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
@@ -22,8 +23,8 @@ CONNECT_MS = 4_000
 #: How long a broker may take to answer.
 REQUEST_MS = 10_000
 #: Bytes a broker hands over at once: of all partitions, and of one. Twice as many lie in memory.
-FETCH_BYTES = 8 * 1024 * 1024
-PARTITION_FETCH_BYTES = 2 * 1024 * 1024
+FETCH_BYTES = 4 * 1024 * 1024
+PARTITION_FETCH_BYTES = 1 * 1024 * 1024
 #: A broker answers when it has so many bytes, or after so many milliseconds.
 FETCH_MIN_BYTES = 64 * 1024
 FETCH_WAIT_MS = 100
@@ -108,21 +109,16 @@ class Cluster:
             Unreachable: no broker answers.
             SourceError: a topic may not be read.
         """
-        try:
+        with self._asking():
             described = self._admin.describe_topics(list(names))
-        except kafka_errors.RetriableError as error:
-            raise Unreachable(self._words.reason(error)) from error
-        found = {}
-        for topic in described:
-            error = kafka_errors.for_code(topic["error_code"])
-            if error is kafka_errors.TopicAuthorizationFailedError:
-                raise SourceError(
-                    f"this user may not read the topic {topic['name']}; "
-                    "allow it DESCRIBE and READ, or correct KAFKA_SASL_USERNAME"
-                )
-            if error is kafka_errors.NoError:
-                numbers = sorted(p["partition_index"] for p in topic["partitions"])
-                found[topic["name"]] = Topic(topic_id(topic.get("topic_id")), numbers)
+            found = {}
+            for topic in described:
+                answer = kafka_errors.for_code(topic["error_code"])
+                if answer is kafka_errors.NoError:
+                    numbers = sorted(part["partition_index"] for part in topic["partitions"])
+                    found[topic["name"]] = Topic(topic_id(topic.get("topic_id")), numbers)
+                elif answer is kafka_errors.TopicAuthorizationFailedError:
+                    raise answer({topic["name"]})
         return found
 
     def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
@@ -130,14 +126,28 @@ class Cluster:
 
         Raises:
             Unreachable: no broker answers.
+            SourceError: a topic may not be read.
         """
         wanted = list(partitions)
-        try:
+        with self._asking():
             beginnings = self.consumer.beginning_offsets(wanted, timeout_ms=REQUEST_MS)
             ends = self.consumer.end_offsets(wanted, timeout_ms=REQUEST_MS)
+        return {partition: (beginnings[partition], ends[partition]) for partition in wanted}
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
         except kafka_errors.RetriableError as error:
             raise Unreachable(self._words.reason(error)) from error
-        return {partition: (beginnings[partition], ends[partition]) for partition in wanted}
+        except kafka_errors.TopicAuthorizationFailedError as error:
+            topics = ", ".join(sorted(error.args[0]))
+            raise SourceError(
+                f"this user may not read {topics}; allow it DESCRIBE and READ of the topic, "
+                "or correct KAFKA_SASL_USERNAME"
+            ) from error
+        except kafka_errors.KafkaError as error:
+            raise SourceError(f"Kafka refuses: {' '.join(str(error).split())}") from error
 
     def write_group(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Write a group's offsets, which nobody reads but displays of the lag.
@@ -175,8 +185,10 @@ class _LastWords(logging.Handler):
 
     def reason(self, error: Exception) -> str:
         """Why no broker can be reached, in one line."""
-        found = (_WHY.search(text) for text in reversed(self.texts))
-        why = next((match[1] for match in found if match), "") or str(error)
+        found = [match[1] for text in reversed(self.texts) if (match := _WHY.search(text))]
+        # That time ran out is the last that happens, whatever kept it from being enough.
+        telling = [why for why in found if "imed out" not in why]
+        why = [*telling, *found, str(error)][0]
         if "socket disconnected" in why:
             return (
                 "it closes the connection, as brokers do that refuse the user or want another "

@@ -82,6 +82,7 @@ class PartitionRuns(Fetcher.PartitionRecords):  # type: ignore[misc]
             raise CorruptRecordError(
                 f"the batch at offset {batch.base_offset} does not have its checksum"
             )
+        offsets: Sequence[int]
         if batch.magic < 2:
             offsets, values = _read_old(batch)
             next_offset = offsets[-1] + 1 if offsets else batch.base_offset + 1

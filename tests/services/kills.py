@@ -309,7 +309,6 @@ class Report:
 
 def check(report: Report, lake: str, put: Mapping[Place, Record]) -> None:
     """Compare the lake with what was put into the source."""
-    due_keys = {(record.kind, record.ind) for record in put.values() if record.reason is None}
     keys: Counter[tuple[str, int]] = Counter()
     places: Counter[Place] = Counter()
     for kind in KINDS:
@@ -326,14 +325,14 @@ def check(report: Report, lake: str, put: Mapping[Place, Record]) -> None:
         record = put.get(place)
         if record is None or (record.kind, record.reason, record.raw) != (kind, reason, raw):
             report.wrong.append(f"{_named(place)} was rejected as {reason}: {raw!r}, not {record}")
-    report.lost += [f"{_named(at)}: {put[at].raw!r}" for at in sorted(put.keys() - places.keys())]
-    report.lost += [f"{kind} {ind}" for kind, ind in sorted(due_keys - keys.keys())]
-    report.twice += [
-        f"{_named(place)}, {count} times" for place, count in sorted(places.items()) if count > 1
-    ]
-    report.twice += [
-        f"{kind} {ind}, {count} times" for (kind, ind), count in sorted(keys.items()) if count > 1
-    ]
+    for place, record in sorted(put.items()):
+        by_key = keys[record.kind, record.ind] if record.ind is not None else 1
+        found = f"{_named(place)}: {record.raw!r}, {places[place]} times at its place"
+        found += f", {by_key} times by its key" if record.ind is not None else ""
+        if not places[place] or not by_key:
+            report.lost.append(found)
+        if places[place] > 1 or by_key > 1:
+            report.twice.append(found)
 
 
 def _named(place: Place) -> str:
@@ -373,21 +372,23 @@ def run(
     mutation: str = "",
     aims: Sequence[Stage | None] = AIMS,
     patience: float = 30.0,
+    lake: str = "",
 ) -> Report:
     """Put records, land them with competing landers that are killed, and check.
 
     Args:
         source: where to put them.
         nursery: what starts the landers.
-        folder: for the lake, the landers' log and their stages.
+        folder: for the landers' log and their stages, and the lake.
         count: of records.
         kills: of landers.
         landers: that run at the same time.
         mutation: what is wrong with the landers; see `landers.MUTATIONS`.
         aims: what a lander may be in the middle of when it is killed; drawn anew for each kill.
         patience: seconds after the last kill in which something has to land, until all has.
+        lake: where it is, if not in the folder; this process must have the variables it takes.
     """
-    lake = str(folder / "lake")
+    lake = lake or str(folder / "lake")
     everything = list(records(count))
     report = Report(source.name, count, sum(record.reason is not None for record in everything))
     put: dict[Place, Record] = {}

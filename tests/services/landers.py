@@ -277,11 +277,13 @@ def _without_the_check() -> None:
     outstanding = Lake._outstanding
 
     def believing(self: Lake, table: str, pieces: Sequence[Piece], *rest: Any) -> Any:
-        starts: dict[Origin, int] = {}
+        believed: dict[Origin, Offsets] = {}
         for piece in pieces:
-            starts.setdefault(piece.origin, piece.start)
+            believed.setdefault(
+                piece.origin, Offsets.of([(0, piece.start)]) if piece.follows else Offsets()
+            )
         blind: Any = copy.copy(self)
-        blind.offsets = lambda _, origin: Offsets.of([(0, starts[origin])])
+        blind.offsets = lambda _, origin: believed[origin]
         return outstanding(blind, table, pieces, *rest)
 
     _replace(Lake, "_outstanding", believing)

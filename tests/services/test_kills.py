@@ -6,11 +6,13 @@ they land twice. `python -m benchmarks.kills` is the same with hundreds of kills
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pytest
 
 from tests.services import kills
+from tests.services.conftest import client
 from tests.services.kills import Source
 from tests.services.landers import Nursery, Stage
 
@@ -38,10 +40,26 @@ def test_whoever_is_killed_every_record_is_there_once(
     assert report.busy >= KILLS // 3, report
 
 
+def test_nor_does_it_matter_where_the_lake_is(
+    store: dict[str, str], nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a store, a commit is safe because the store refuses to write a log's file twice."""
+    for name, value in store.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"lake-{uuid.uuid4().hex}"
+    client("s3", store).create_bucket(Bucket=bucket)
+    lake = f"s3://{bucket}/lake"
+    report = kills.run(kills.Objects(store), nursery, tmp_path, 8_000, 8, lake=lake)
+    assert report.sound, report
+    assert report.kills == 8
+
+
 def test_landers_without_the_check_land_records_twice(
     source: Source, nursery: Nursery, tmp_path: Path
 ) -> None:
-    report = kills.run(source, nursery, tmp_path, 4_000, 2, mutation="without the check")
+    report = kills.run(
+        source, nursery, tmp_path, 6_000, 8, mutation="without the check", patience=5
+    )
     assert not report.sound
     assert report.twice, report
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -188,6 +190,11 @@ def test_damage_is_told_after_what_came_before_it(compression: int) -> None:
         part.take(1)
 
 
+#: The names of headers, the sign of a size that is right, and attributes, which kafka-python reads
+#: as a number, are not looked at.
+UNSEEN = "UnicodeDecodeError|header|expected to read -|IndexError"
+
+
 def test_a_record_written_wrongly_is_refused_or_read_as_kafka_python_reads_it() -> None:
     """Its checksum is sound: somebody wrote it so."""
     sound = batch([(b"kk", b"value")] * 2, headers=[("h", b"v")])
@@ -197,20 +204,21 @@ def test_a_record_written_wrongly_is_refused_or_read_as_kafka_python_reads_it() 
             data = bytearray(sound)
             data[place] = (data[place] + by) % 256
             data[17:21] = crc32c(bytes(data[21:])).to_bytes(4, "big")
-            try:
-                (run,) = runs(bytes(data))
-            except CorruptRecordError:
+            ours = attempt(lambda data=data: runs(bytes(data)))  # type: ignore[misc]
+            theirs = attempt(lambda data=data: plain(bytes(data))[0])  # type: ignore[misc]
+            if isinstance(ours, str):
                 refused += 1
-                continue
-            try:
-                records, _ = plain(bytes(data))
-            except CorruptRecordError as error:
-                # The names of headers, the sign of a size that is right, and attributes, which
-                # kafka-python reads as a number, are not looked at.
-                unseen = ("UnicodeDecodeError", "header", "expected to read -", "IndexError")
-                assert any(text in str(error) for text in unseen)
-                continue
+            elif isinstance(theirs, str):
+                assert re.search(UNSEEN, theirs)
             # Offsets are not read where none can be missing.
-            if [at for at, _ in records] == list(run.offsets):
-                assert run.values == [value for _, value in records]
+            elif [at for at, _ in theirs] == list(ours[0].offsets):
+                assert ours[0].values == [value for _, value in theirs]
     assert refused > 40
+
+
+def attempt(action: Callable[[], Any]) -> Any:
+    """What it gives, or how it was refused."""
+    try:
+        return action()
+    except CorruptRecordError as error:
+        return str(error)

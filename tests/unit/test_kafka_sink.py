@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestion import sink
@@ -16,7 +16,7 @@ from ingestion.errors import PipelineError, SourceError
 from ingestion.lake import Origin
 from ingestion.landing import Chunk
 from ingestion.records import KINDS, decode, is_blank
-from ingestion.sink import SUBSTITUTE, FolderTarget, Sink, key_of, line_of
+from ingestion.sink import FolderTarget, Sink, key_of, line_of
 from ingestion.sources.s3 import Folder, parse_name, read_lines
 from tests import hostile
 
@@ -81,6 +81,7 @@ def test_every_value_takes_one_line(value: bytes, line: bytes) -> None:
     assert line_of(value) == line
 
 
+@settings(deadline=None)
 @given(st.sampled_from(hostile.hostile_lines(seed=4, posts=30)["geo"]), st.data())
 def test_a_line_is_landed_or_rejected_as_its_value(value: bytes, data: st.DataObject) -> None:
     for place in data.draw(st.lists(st.integers(0, len(value)), max_size=3)):
@@ -161,7 +162,7 @@ def test_another_topics_records_are_refused(tmp_path: Path) -> None:
     again.close()
     another = a_sink(tmp_path)
     with pytest.raises(
-        SourceError, match="the record at 3 is not the one in .*; the topic was cre"
+        SourceError, match=r"the record at 3 is not the one in .*; the topic was cre"
     ):
         another.add(chunk(3, [b"4", b"5"]))
     assert offsets(tmp_path)[3] == [b"3"]

@@ -18,17 +18,18 @@ import pytest
 from deltalake import DeltaTable, QueryBuilder
 
 from ingestion import lake as lake_module
-from ingestion import maintenance
-from ingestion.lake import WRITER, Lake, Origin, Piece
+from ingestion import maintenance, merging
+from ingestion.errors import LakeError
+from ingestion.lake import Lake, Origin, Piece
 from ingestion.maintenance import (
     KEPT_COMMITS,
     MANY_FILES,
-    SMALL_BYTES,
+    MERGED_BYTES,
     Maintained,
     days_to_merge,
-    merge_files,
     superseded,
 )
+from ingestion.merging import File, groups, merge_files
 from ingestion.records import KINDS, decode
 from tests.unit.test_lake import GEO, ORIGIN, another, landed, piece, rows
 
@@ -62,7 +63,7 @@ def land(lake: Lake, start: int, end: int) -> None:
 
 
 def maintain(lake: Lake, **more: Any) -> Maintained:
-    return maintenance.maintain("geo", lake.open("geo"), lake.engine_options, WRITER, **more)
+    return maintenance.maintain("geo", lake.open("geo"), lake.engine_options, **more)
 
 
 def everything(lake: Lake) -> list[tuple[Any, ...]]:
@@ -89,13 +90,35 @@ def age(paths: list[Path], hours: float) -> None:
 # ---------------------------------------------------------------------------- what to do
 
 
+def file(day: date, size: int) -> File:
+    return File(f"{day}/{size}", day, size, 1, {}, {}, {})
+
+
 def test_days_with_many_small_files_are_merged() -> None:
-    few = [(YESTERDAY, 10)] * (MANY_FILES - 1)
-    many = [(DAY, SMALL_BYTES - 1)] * MANY_FILES
-    large = [(date(2020, 1, 1), SMALL_BYTES)] * 100
+    few = [file(YESTERDAY, 10)] * (MANY_FILES - 1)
+    many = [file(DAY, MERGED_BYTES // 2 - 1)] * MANY_FILES
+    large = [file(date(2020, 1, 1), MERGED_BYTES // 2)] * 100
     assert days_to_merge([]) == []
     assert days_to_merge([*many, *few, *large]) == [DAY]
-    assert days_to_merge([*many, *few, (YESTERDAY, 10)]) == [YESTERDAY, DAY]
+    assert days_to_merge([*many, *few, file(YESTERDAY, 10)]) == [YESTERDAY, DAY]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "merged"),
+    [
+        ([], []),
+        ([1], []),
+        ([50, 50], []),
+        ([49, 49, 49], [[49, 49]]),
+        ([1, 50, 2, 99, 3, 200, 4], [[1, 2, 3, 4]]),
+        ([30] * 7, [[30] * 3, [30] * 3]),
+        ([40, 40, 30, 40, 30], [[40, 40], [30, 40, 30]]),
+    ],
+)
+def test_what_becomes_one_file(sizes: list[int], merged: list[list[int]]) -> None:
+    """In their order, to a hundred bytes."""
+    found = groups([file(DAY, size) for size in sizes], 100)
+    assert [[each.size for each in group] for group in found] == merged
 
 
 def commits(first: int, last: int) -> list[str]:
@@ -114,7 +137,7 @@ def test_a_log_keeps_what_a_version_needs() -> None:
     assert superseded(young) == []
     old = [*commits(0, 2100), *checkpoints(*range(50, 2101, 50)), "_last_checkpoint", "notes.txt"]
     assert superseded(old) == sorted([*commits(0, 1099), *checkpoints(*range(50, 1051, 50))])
-    assert superseded([name for name in old if name not in superseded(old)]) == []
+    assert superseded(set(old) - set(superseded(old))) == []
 
 
 # ------------------------------------------------------------------- what a lander does itself
@@ -193,7 +216,7 @@ def test_yesterday_s_and_today_s_files_are_merged_and_no_others(lake: Lake) -> N
 def test_a_merge_is_no_change_of_data_and_no_landing(lake: Lake) -> None:
     land(lake, 0, 8)
     before, at = everything(lake), lake.offsets("geo", ORIGIN)
-    assert merge_files(lake.open("geo"), DAY, 2**20, WRITER) == 7
+    assert merge_files(lake.open("geo"), None, DAY, 2**20) == (7, 0)
     actions = [json.loads(line) for line in log(lake)[-1].read_text().splitlines()]
     assert {key for action in actions for key in action} == {"commitInfo", "add", "remove"}
     changed = [
@@ -218,19 +241,31 @@ def test_merged_files_are_written_as_landed_ones_are(lake: Lake) -> None:
 
     def written() -> dict[str, Any]:
         path = sorted(Path(lake.location("pin")).glob("*/*.parquet"), key=os.path.getmtime)[-1]
-        group = pq.ParquetFile(path).metadata.row_group(0)
+        file = pq.ParquetFile(path)
+        group = file.metadata.row_group(0)
         columns = [group.column(number) for number in range(group.num_columns)]
-        return {c.path_in_schema: (c.compression, c.encodings, c.is_stats_set) for c in columns}
+        return {
+            column.path_in_schema: (
+                file.schema.column(number).physical_type,
+                file.schema.column(number).logical_type.to_json(),
+                column.compression,
+                column.dictionary_page_offset is not None,
+                column.is_stats_set,
+            )
+            for number, column in enumerate(columns)
+        }
 
     before = written()
-    assert merge_files(lake.open("pin"), DAY, 2**20, WRITER) == 3
+    assert merge_files(lake.open("pin"), None, DAY, 2**20) == (3, 0)
     assert written() == before
-    assert before["title"] == ("ZSTD", ("PLAIN", "RLE"), False)
+    assert before["title"][2:] == ("ZSTD", False, False)
+    assert before["category"][2:] == ("ZSTD", True, True)
+    assert before["_position"][2:] == ("ZSTD", False, True)
 
 
 def test_files_of_the_merged_size_are_left_alone(lake: Lake) -> None:
     land(lake, 0, 3)
-    assert merge_files(lake.open("geo"), DAY, 100, WRITER) == 0
+    assert merge_files(lake.open("geo"), None, DAY, 100) == (0, 0)
     assert len(files(lake)) == 3
     assert lake.open("geo").version() == 3
 
@@ -261,7 +296,7 @@ def test_a_dry_run_changes_nothing(lake: Lake) -> None:
     stored = [*log(lake), *data(lake)]
     told = maintain(lake, dry_run=True)
     assert (told.merged, told.before, told.removed) == ([DAY], told.after, 0)
-    merge_files(lake.open("geo"), DAY, 2**20, WRITER)
+    merge_files(lake.open("geo"), None, DAY, 2**20)
     assert maintain(lake, retention=timedelta(0), dry_run=True).removed == 9
     assert set(stored) <= {*log(lake), *data(lake)}
 
@@ -269,7 +304,7 @@ def test_a_dry_run_changes_nothing(lake: Lake) -> None:
 def test_removed_is_what_is_out_of_use_for_long_enough(lake: Lake) -> None:
     """A file that was merged an hour ago stays, however old it is; one in use stays for ever."""
     land(lake, 0, 4)
-    merge_files(lake.open("geo"), DAY, 2**20, WRITER)
+    merge_files(lake.open("geo"), None, DAY, 2**20)
     land(lake, 4, 6)
     reader = DeltaTable(lake.location("geo"), version=4)
     orphan = data(lake)[0].with_name("part-00000-left-by-a-killed-writer.parquet")
@@ -288,7 +323,7 @@ def test_removed_is_what_is_out_of_use_for_long_enough(lake: Lake) -> None:
 
 def test_a_short_retention_spares_what_a_writer_may_be_about_to_commit(lake: Lake) -> None:
     land(lake, 0, 4)
-    merge_files(lake.open("geo"), DAY, 2**20, WRITER)
+    merge_files(lake.open("geo"), None, DAY, 2**20)
     fresh = data(lake)[0].with_name("part-00000-about-to-be-committed.parquet")
     fresh.write_bytes(b"PAR1")
     age([fresh], hours=1000)
@@ -316,18 +351,92 @@ def test_two_at_once_and_landers_beside_them(lake: Lake) -> None:
     assert len(files(lake)) <= MANY_FILES
 
 
-def test_who_merges_too_late_leaves_it(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("when", ["_write", "_commit"])
+def test_who_merges_too_late_leaves_it(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     land(lake, 0, 8)
-    merging = maintenance.merge_files
+    work = getattr(merging, when)
 
-    def late(handle: DeltaTable, day: date, *rest: Any) -> int:
-        merging(lake.open("geo"), day, *rest)
-        return merging(handle, day, *rest)
+    def late(*given: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(merging, when, work)
+            maintain(lake)
+        return work(*given)
 
-    monkeypatch.setattr(maintenance, "merge_files", late)
+    monkeypatch.setattr(merging, when, late)
     done = maintain(lake)
-    assert (done.merged, done.skipped, done.after.files) == ([], [DAY], 1)
+    assert (done.merged, done.skipped, done.after.files) == ([DAY], [DAY], 1)
     assert landed(lake) == list(range(8))
+
+
+def test_a_row_deleted_meanwhile_stays_deleted(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    land(lake, 0, 8)
+    write = merging._write
+
+    def meanwhile(*given: Any) -> File:
+        written = write(*given)
+        lake.open("geo").delete("ind = 103")
+        land(lake, 8, 9)
+        return written
+
+    monkeypatch.setattr(merging, "_write", meanwhile)
+    assert maintain(lake).skipped == [DAY]
+    assert landed(lake) == [0, 1, 2, 4, 5, 6, 7, 8]
+
+
+def test_appends_meanwhile_do_not_keep_files_from_being_merged(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every commit in between makes the merge's fail, and it is made again."""
+    land(lake, 0, 8)
+    commit, rest = DeltaTable.create_write_transaction, iter(range(8, 12))
+
+    def after_another(*given: Any, **more: Any) -> None:
+        for at in rest:
+            land(lake, at, at + 1)
+            break
+        commit(*given, **more)
+
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", after_another)
+    assert merge_files(lake.open("geo"), None, DAY, 2**20) == (7, 0)
+    assert landed(lake) == list(range(12))
+    assert len(files(lake)) == 5
+
+
+@pytest.mark.parametrize("who", ["the engine", "a commit that is not the newest"])
+def test_otherwise_rows_are_there_twice(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """What the tests above are worth: two merge the same files, and both commit."""
+    land(lake, 0, 8)
+    handles = [lake.open("geo"), lake.open("geo")]
+    retrying = merging.CommitProperties(max_commit_retries=15)
+    monkeypatch.setattr(merging, "CommitProperties", lambda **_: retrying)
+    monkeypatch.setattr(DeltaTable, "update_incremental", lambda _: None)
+    for handle in handles:
+        if who == "the engine":
+            handle.optimize.compact()
+        else:
+            merge_files(handle, None, DAY, 2**20)
+    assert landed(lake) == sorted([*range(8), *range(8)])
+
+
+def test_a_table_with_deleted_rows_in_its_files_is_left_alone(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    land(lake, 0, 8)
+    handle = lake.open("geo")
+    marked = handle.protocol()._replace(min_reader_version=3)
+    monkeypatch.setattr(DeltaTable, "protocol", lambda _: marked)
+    assert merge_files(handle, None, DAY, 2**20) == (0, 0)
+
+
+def test_a_damaged_file_is_named(lake: Lake) -> None:
+    land(lake, 0, 8)
+    data(lake)[3].write_bytes(b"PAR1 no more")
+    with pytest.raises(LakeError, match=r"bronze/geo/_landed_on=.*parquet is damaged"):
+        maintain(lake)
 
 
 class Crash(BaseException):
@@ -363,7 +472,7 @@ def test_ended_anywhere_it_goes_on(
 def clean(lake: Lake) -> None:
     """Another process merges, writes a checkpoint and removes all of the log before it."""
     handle = lake.open("geo")
-    merge_files(handle, DAY, 2**20, WRITER)
+    merge_files(handle, None, DAY, 2**20)
     handle.create_checkpoint()
     for path in log(lake):
         if path.name[0] == "0" and int(path.name[:20]) < handle.version():

@@ -20,7 +20,7 @@ from ingestion import lake as lake_module
 from ingestion.bronze import rejected
 from ingestion.lake import REJECTED, Lake, Origin, Piece, padded
 from ingestion.landing import Account, Batches, Chunk
-from ingestion.maintenance import merge_files
+from ingestion.merging import merge_files
 from ingestion.records import KINDS, Reason, Rejection
 from tests import hostile, oracle
 from tests.unit.test_lake import rows
@@ -288,7 +288,7 @@ def test_what_was_replayed_is_known_after_the_table_s_upkeep(lake: Lake) -> None
     for row in rejected(lake.uri):
         replay.replay(lake, [row])
     handle = lake.open("user")
-    assert merge_files(handle, NOON.date(), 2**20, lake_module.WRITER) == 3
+    assert merge_files(handle, None, NOON.date(), 2**20) == (3, 0)
     handle.create_checkpoint()
     log = Path(lake.location("user"), "_delta_log")
     for path in log.glob("*.json"):
