@@ -146,7 +146,7 @@ def _client() -> Any:
     config = Config(
         connect_timeout=5, read_timeout=20, retries={"mode": "standard", "max_attempts": 3}
     )
-    return boto3.client("s3", config=config)
+    return boto3.session.Session().client("s3", config=config)
 
 
 def _parts(uri: str) -> tuple[str, str]:

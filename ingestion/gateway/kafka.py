@@ -25,10 +25,10 @@ _PART = 256
 _BATCH_OVERHEAD = 100
 #: The producer may hold up its caller, which is the event loop, for this long at the most.
 _BLOCK_MS = 50
-#: Seconds between attempts to connect, and for which nothing may be acknowledged before the
-#: clients are made anew.
 _CONNECT_SECONDS = 1.0
-_STUCK_SECONDS = 30.0
+#: Seconds for which nothing may be acknowledged, from the first records that were not, before the
+#: clients are made anew: a producer whose records timed out may never send again.
+_STUCK_SECONDS = 5.0
 #: Seconds that the producer has to say that a record's time is over.
 _GRACE_SECONDS = 1.0
 
@@ -44,6 +44,15 @@ _NOT_FATAL = (
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+
+class Producer(KafkaProducer):
+    """A producer that can be closed whatever is left to send, which then fails."""
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Send what is left, as far as that is possible in time."""
+        with contextlib.suppress(KafkaTimeoutError):
+            super().flush(timeout)
 
 
 class Clients(NamedTuple):
@@ -79,7 +88,7 @@ def connect(settings: Mapping[str, Any], ack_seconds: float) -> Clients:
     }
     try:
         admin = KafkaAdminClient(**common, request_timeout_ms=5_000)
-        producer = KafkaProducer(
+        producer = Producer(
             **common,
             acks="all",
             enable_idempotence=True,

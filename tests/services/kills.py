@@ -371,6 +371,7 @@ def run(
     landers: int = 3,
     mutation: str = "",
     aims: Sequence[Stage | None] = AIMS,
+    pause: float = 0.02,
     patience: float = 30.0,
     lake: str = "",
 ) -> Report:
@@ -385,6 +386,7 @@ def run(
         landers: that run at the same time.
         mutation: what is wrong with the landers; see `landers.MUTATIONS`.
         aims: what a lander may be in the middle of when it is killed; drawn anew for each kill.
+        pause: seconds, at the most, that a lander stays between the commits of a batch.
         patience: seconds after the last kill in which something has to land, until all has.
         lake: where it is, if not in the folder; this process must have the variables it takes.
     """
@@ -394,7 +396,7 @@ def run(
     put: dict[Place, Record] = {}
     fed = feed(source, put, everything, 0, count // 4)
     begun = time.monotonic()
-    race = _Race(source, nursery, folder, lake, mutation, aims, report)
+    race = _Race(source, nursery, folder, lake, mutation, aims, pause, report)
     for slot in range(landers):
         race.start(slot)
     for number in range(kills):
@@ -445,6 +447,7 @@ class _Race:
         lake: str,
         mutation: str,
         aims: Sequence[Stage | None],
+        pause: float,
         report: Report,
     ) -> None:
         self._source = source
@@ -453,6 +456,7 @@ class _Race:
         self._lake = lake
         self._mutation = mutation
         self._aims = aims
+        self._pause = pause
         self._report = report
         self._draw = random.Random()
         self._running: dict[int, Lander] = {}
@@ -465,6 +469,7 @@ class _Race:
             self._source.environment,
             self._source.again,
             self._mutation,
+            pause=self._pause,
         )
         self._running[slot] = self._nursery.start(order)
 

@@ -41,7 +41,7 @@ class Stage(IntEnum):
     READING = 1
     REJECTING = 2  # committing rejected records
     LANDING = 3  # committing rows
-    BETWEEN = 4  # between the two commits of one batch
+    BETWEEN = 4  # between two commits that belong together
 
 
 @dataclass(frozen=True)
@@ -215,8 +215,9 @@ def _be_lander(order: Order, pipe: Connection) -> None:
         os.environ.update(order.environment)
         landing.BATCH_RECORDS = order.batch_records
         landing.DECODED_RECORDS = max(1, order.batch_records // 4)
-        MUTATIONS[order.mutation]()
-        _tell_stages(order)
+        teller = _Teller(order)
+        MUTATIONS[order.mutation](teller)
+        teller.attend()
         sys.argv = ["ingest", *order.arguments]
         code = _ingest()
         while order.again and not code:
@@ -240,29 +241,43 @@ def _ingest() -> int:
     return 0
 
 
-def _tell_stages(order: Order) -> None:
-    with order.stages.open("r+b") as file:
-        page = mmap.mmap(file.fileno(), len(KINDS))
-    commit, append = Batches._commit, Lake.append
-    batch = threading.local()
+class _Teller:
+    """Keeps the bytes that tell the stage of each kind."""
 
-    def committing(self: Batches, good: Sequence[Piece], bad: Sequence[Piece]) -> None:
-        batch.kind = list(KINDS).index(self._kind.name)
-        batch.two_commits = bool(bad)
-        commit(self, good, bad)
-        page[batch.kind] = Stage.READING
+    def __init__(self, order: Order) -> None:
+        with order.stages.open("r+b") as file:
+            self._page = mmap.mmap(file.fileno(), len(KINDS))
+        self._pause = order.pause
+        self._batch = threading.local()  # each kind is committed by a thread of its own
 
-    def appending(self: Lake, table: str, *rest: Any, **named: Any) -> Any:
-        page[batch.kind] = Stage.REJECTING if table == REJECTED else Stage.LANDING
-        rows = append(self, table, *rest, **named)
-        if batch.two_commits:
-            batch.two_commits = False
-            page[batch.kind] = Stage.BETWEEN
-            time.sleep(random.uniform(0, order.pause))
-        return rows
+    def tell(self, stage: Stage) -> None:
+        self._page[self._batch.kind] = stage
 
-    _replace(Batches, "_commit", committing)
-    _replace(Lake, "append", appending)
+    def between(self) -> None:
+        """Stay for a moment where what is committed is not yet complete."""
+        self.tell(Stage.BETWEEN)
+        time.sleep(random.uniform(0, self._pause))
+
+    def attend(self) -> None:
+        """Tell from now on where landing is."""
+        commit, append = Batches._commit, Lake.append
+
+        def committing(batches: Batches, good: Sequence[Piece], bad: Sequence[Piece]) -> None:
+            self._batch.kind = list(KINDS).index(batches._kind.name)
+            self._batch.two_commits = bool(bad)
+            commit(batches, good, bad)
+            self.tell(Stage.READING)
+
+        def appending(lake: Lake, table: str, *rest: Any, **named: Any) -> Any:
+            self.tell(Stage.REJECTING if table == REJECTED else Stage.LANDING)
+            rows = append(lake, table, *rest, **named)
+            if self._batch.two_commits:
+                self._batch.two_commits = False
+                self.between()
+            return rows
+
+        _replace(Batches, "_commit", committing)
+        _replace(Lake, "append", appending)
 
 
 def _replace(owner: type, name: str, function: Any) -> None:
@@ -272,7 +287,7 @@ def _replace(owner: type, name: str, function: Any) -> None:
 # --- what the proof must notice ---------------------------------------------------------------
 
 
-def _without_the_check() -> None:
+def _without_the_check(_: _Teller) -> None:
     """Believe that the table stands where the batch begins, as if Delta itself refused others."""
     outstanding = Lake._outstanding
 
@@ -289,7 +304,7 @@ def _without_the_check() -> None:
     _replace(Lake, "_outstanding", believing)
 
 
-def _rows_before_rejected() -> None:
+def _rows_before_rejected(_: _Teller) -> None:
     """Commit a batch's good rows, and with them where reading goes on, before the rejected."""
 
     def commit(self: Batches, good: Sequence[Piece], bad: Sequence[Piece]) -> None:
@@ -300,20 +315,20 @@ def _rows_before_rejected() -> None:
     _replace(Batches, "_commit", commit)
 
 
-def _positions_before_rows() -> None:
+def _positions_before_rows(teller: _Teller) -> None:
     """Commit where reading goes on, and then the rows, in commits of their own."""
     commit = Lake._commit
 
     def twice(self: Lake, table: str, rows: Any, transactions: Mapping[str, int]) -> None:
         commit(self, table, SCHEMAS[table].empty_table(), transactions)
-        time.sleep(random.uniform(0.02, 0.1))
+        teller.between()
         commit(self, table, rows, {})
 
     _replace(Lake, "_commit", twice)
 
 
-MUTATIONS: dict[str, Callable[[], None]] = {
-    "": lambda: None,
+MUTATIONS: dict[str, Callable[[_Teller], None]] = {
+    "": lambda _: None,
     "without the check": _without_the_check,
     "rows before rejected": _rows_before_rejected,
     "positions before rows": _positions_before_rows,

@@ -555,7 +555,7 @@ def test_killed_at_any_moment_the_last_run_completes_what_is_missing(sink: Sink)
         time.sleep(draw.uniform(0, 0.12))
         for lander in landers:
             killed += lander.exitcode is None
-            os.kill(lander.pid or 0, signal.SIGKILL)
+            lander.kill()
             lander.join()
         progress.append(sink.commits())
         if sum(map(len, sink.offsets().values())) == sum(len(good(0, e)) for e in ends.values()):
