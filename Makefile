@@ -14,7 +14,7 @@ FIND_PYTHON = for python in python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& { echo $$python; break; }; done
 
-.PHONY: help install demo test lint docs report spark spark-down spark-install databricks bench lock \
+.PHONY: help install demo stack stack-down test lint docs report spark spark-down spark-install services databricks bench lock \
 	clean reset
 
 help: ## List the commands
@@ -60,6 +60,17 @@ spark-down: install ## End it
 
 spark-install: $(STACK)/spark/.installed ## Put Spark and Delta into .stack (500 MB; needs Java and Maven)
 
+stack: install services ## The whole pipeline with real servers: posts in, both paths, the same answers
+	@$(BIN)/python -m stack demo
+
+stack-down: install ## End its servers
+	@$(BIN)/python -m stack down
+
+services: spark-install $(STACK)/kafka/.installed $(STACK)/kinesis/.installed $(STACK)/s3/.installed ## Put every server of this machine into .stack (800 MB; needs Java, Maven, npm)
+	@command -v mariadbd >/dev/null || { \
+		echo "error: the source database needs MariaDB: 'apt-get install mariadb-server' or" \
+			"'brew install mariadb'" >&2; exit 1; }
+
 databricks: $(VENV)/.databricks profiles.yml ## Make .venv with what the databricks target needs
 
 bench: $(VENV)/.bench profiles.yml ## Measure landing and building (see benchmarks/README.md)
@@ -74,7 +85,8 @@ lock: ## Resolve the dependencies anew into requirements/
 	"$$tools/bin/uv" $(LOCK) --group databricks pyproject.toml -o requirements/databricks.txt && \
 	"$$tools/bin/uv" $(LOCK) --group dev pyproject.toml -o requirements/dev.txt && \
 	"$$tools/bin/uv" $(LOCK) --group dev --group bench pyproject.toml -o requirements/bench.txt && \
-	"$$tools/bin/uv" $(LOCK) requirements/spark.in -o requirements/spark.txt
+	"$$tools/bin/uv" $(LOCK) requirements/spark.in -o requirements/spark.txt && \
+	"$$tools/bin/uv" $(LOCK) requirements/s3.in -o requirements/s3.txt
 
 clean: ## Remove what builds and tests leave: target, logs, report, caches
 	rm -rf target logs report .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -121,7 +133,32 @@ $(STACK)/spark/.installed: requirements/spark.txt requirements/spark-jars.xml
 	@rm -rf $(STACK)/spark/python $(STACK)/spark/jars && mkdir -p $(STACK)/spark
 	$(call INSTALL,pip install --quiet --python $(BIN)/python --target $(STACK)/spark/python --require-hashes \
 		--build-constraints requirements/bootstrap.txt -r requirements/spark.txt)
-	@mvn --quiet --batch-mode --file requirements/spark-jars.xml \
+	@mvn --quiet --batch-mode -Dstyle.color=never --file requirements/spark-jars.xml \
 		org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
 		-DoutputDirectory=$(abspath $(STACK)/spark/jars) -DincludeGroupIds=io.delta,io.unitycatalog
+	@touch $@
+
+$(STACK)/kafka/.installed: requirements/kafka-jars.xml
+	@command -v java >/dev/null && command -v mvn >/dev/null || { \
+		echo "error: Kafka needs Java 17 and Maven; install them, for instance with" \
+			"'apt-get install default-jre-headless maven' or 'brew install openjdk@17 maven'" >&2; exit 1; }
+	@rm -rf $(STACK)/kafka/jars && mkdir -p $(STACK)/kafka
+	@mvn --quiet --batch-mode -Dstyle.color=never --file requirements/kafka-jars.xml \
+		org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
+		-DoutputDirectory=$(abspath $(STACK)/kafka/jars)
+	@touch $@
+
+$(STACK)/kinesis/.installed: requirements/kinesis/package.json requirements/kinesis/package-lock.json
+	@command -v npm >/dev/null || { \
+		echo "error: Kinesalite needs Node.js and npm; install them, for instance with" \
+			"'apt-get install nodejs npm' or 'brew install node'" >&2; exit 1; }
+	@rm -rf $(STACK)/kinesis && mkdir -p $(STACK)/kinesis
+	@cp requirements/kinesis/package.json requirements/kinesis/package-lock.json $(STACK)/kinesis/
+	@cd $(STACK)/kinesis && npm ci --silent --ignore-scripts --no-fund --no-audit
+	@touch $@
+
+$(STACK)/s3/.installed: requirements/s3.txt
+	@rm -rf $(STACK)/s3
+	$(call INSTALL,pip install --quiet --python $(BIN)/python --target $(STACK)/s3 --require-hashes \
+		-r requirements/s3.txt)
 	@touch $@

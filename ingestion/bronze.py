@@ -10,7 +10,8 @@ from typing import Any
 from deltalake import QueryBuilder
 
 from ingestion.errors import LakeError
-from ingestion.lake import BRONZE, REJECTED, SCHEMAS, Lake, explained
+from ingestion.lake import BRONZE, REJECTED, REPLAY, SCHEMAS, Lake, explained
+from ingestion.records import KINDS
 
 #: One scan with small batches: a row may hold megabytes.
 _SESSION = {
@@ -25,8 +26,8 @@ class Position:
 
     Attributes:
         last_position: the highest position seen, landed or rejected.
-        rows: rows in the kind's table.
-        rejected: rows in the rejected table.
+        rows: rows in the kinds' tables, replayed ones too.
+        rejected: records that were rejected and have not been replayed.
         last_landed: when the newest of either was committed, UTC.
     """
 
@@ -41,7 +42,7 @@ class Position:
 
 @dataclass(frozen=True)
 class RejectedRecord:
-    """A row of the rejected table."""
+    """A row of the rejected table, and when the record was replayed, if it was."""
 
     kind: str
     reason: str
@@ -52,6 +53,7 @@ class RejectedRecord:
     partition: str
     position: str
     landed_at: datetime
+    replayed_at: datetime | None = None
 
     @property
     def id(self) -> str:
@@ -79,29 +81,41 @@ def _text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+#: Rows that had been rejected, under the source and partition they were rejected at.
+_REPLAYED = " union all ".join(
+    "select split_part(_partition, '/', 1) as source, _stream as stream, "
+    "substr(_partition, strpos(_partition, '/') + 1) as partition, _position as position, "
+    f"_landed_at as landed_at from {kind} where _source = '{REPLAY}'"
+    for kind in KINDS
+)
+
+
 def positions(lake: str) -> list[Position]:
     """Every source, stream and partition that anything came from, in order.
 
     Raises:
         LakeError: a bronze table is missing or cannot be read.
     """
+    place = "_source as source, _stream as stream, _partition as partition"
+    last = "max(_position) as last_position, max(_landed_at) as last_landed"
     parts = [
-        f"select _source, _stream, _partition, max(_position) as last_position, "
-        f"count(*) as rows, 0 as rejected, max(_landed_at) as last_landed from {table} "
-        "group by 1, 2, 3"
-        for table in SCHEMAS
-        if table != REJECTED
+        f"select {place}, {last}, count(*) as rows, 0 as rejected from {kind} "
+        f"where _source <> '{REPLAY}' group by 1, 2, 3"
+        for kind in KINDS
     ]
     parts.append(
-        "select _source, _stream, _partition, max(_position) as last_position, "
-        f"0 as rows, count(*) as rejected, max(_landed_at) as last_landed from {REJECTED} "
-        "group by 1, 2, 3"
+        f"select {place}, {last}, 0 as rows, count(*) as rejected from {REJECTED} group by 1, 2, 3"
+    )
+    parts.append(
+        "select source, stream, partition, max(position) as last_position, "
+        "max(landed_at) as last_landed, count(*) as rows, -count(*) as rejected "
+        f"from ({_REPLAYED}) as replayed group by 1, 2, 3"
     )
     sql = (
-        "select _source as source, _stream as stream, _partition as partition, "
-        "max(last_position) as last_position, cast(sum(rows) as bigint) as rows, "
-        "cast(sum(rejected) as bigint) as rejected, max(last_landed) as last_landed "
-        f"from ({' union all '.join(parts)}) as t group by 1, 2, 3 order by 1, 2, 3"
+        "select source, stream, partition, max(last_position) as last_position, "
+        "cast(sum(rows) as bigint) as rows, cast(sum(rejected) as bigint) as rejected, "
+        f"max(last_landed) as last_landed from ({' union all '.join(parts)}) as t "
+        "group by 1, 2, 3 order by 1, 2, 3"
     )
     return [Position(**row) for row in _query(lake, sql, SCHEMAS)]
 
@@ -123,6 +137,16 @@ _RECORDS = (
 )
 
 
+def _records(lake: str, sql: str) -> Iterator[RejectedRecord]:
+    replayed = {
+        (row["source"], row["stream"], row["partition"], row["position"]): row["landed_at"]
+        for row in _query(lake, _REPLAYED, KINDS)
+    }
+    for row in _query(lake, sql, [REJECTED]):
+        place = (row["source"], row["stream"], row["partition"], row["position"])
+        yield RejectedRecord(**row, replayed_at=replayed.get(place))
+
+
 def rejected(
     lake: str, reason: str | None = None, kind: str | None = None, limit: int | None = None
 ) -> Iterator[RejectedRecord]:
@@ -138,8 +162,7 @@ def rejected(
     if limit is not None:
         sql += " order by _landed_at desc, _source, _stream, _partition, _position"
         sql += f" limit {limit:d}"
-    for row in _query(lake, sql, [REJECTED]):
-        yield RejectedRecord(**row)
+    yield from _records(lake, sql)
 
 
 def rejected_record(lake: str, identity: str) -> RejectedRecord:
@@ -153,6 +176,6 @@ def rejected_record(lake: str, identity: str) -> RejectedRecord:
     sql = _RECORDS + _where(_source=source, _stream=stream, _partition=partition)
     # Positions are padded with zeros, ids are not.
     sql += f" and ltrim(_position, '0') = {_text(position.lstrip('0'))}"
-    for row in _query(lake, sql, [REJECTED]):
-        return RejectedRecord(**row)
+    for record in _records(lake, sql):
+        return record
     raise LakeError(f"{lake}: no rejected record {identity}; 'ingest rejected list' shows the ids")

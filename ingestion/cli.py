@@ -6,25 +6,27 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.markup import escape
+from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
+from ingestion.console import (
+    DEFAULT_PIPELINE_ID,
+    JsonOption,
+    LakeOption,
+    PipelineOption,
+    account_json,
+    err,
+    fields,
+    out,
+    print_account,
+    progress,
+)
 from ingestion.errors import PipelineError, SourceError
 
 app = typer.Typer(
@@ -42,36 +44,13 @@ rejected_app = typer.Typer(
 )
 app.add_typer(rejected_app, name="rejected")
 
-# A pipe has no width: tables are not folded to fit one.
-_WIDTH = None if sys.stdout.isatty() else 240
-out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-DEFAULT_PIPELINE_ID = "0a60b9a8a831"
-
-LakeOption = Annotated[
-    str,
-    typer.Option(
-        "--lake", envvar="LAKE_URI", help="The lake: a folder or s3://bucket/prefix.", metavar="URI"
-    ),
-]
-PipelineOption = Annotated[
-    str,
-    typer.Option(
-        envvar="PIPELINE_ID",
-        help="The deployment's id: its topics are ID.pin, ID.geo and ID.user.",
-        metavar="ID",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-
 
 def main() -> None:
     """Run the command; failures with a defined outcome become one line and exit code 1."""
     try:
         app()
     except PipelineError as error:
-        err.print(f"[bold red]error:[/] {_escape(str(error))}")
+        err.print(f"[bold red]error:[/] {escape(str(error))}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         err.print("interrupted; run the same command again: nothing is lost or repeated")
@@ -79,12 +58,6 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe went away, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 @app.command(epilog="Example: `ingest init --lake ./lake`")
@@ -130,7 +103,7 @@ def s3(
     target.create()
     accounts = []
     total = sum(item.size for items in objects.values() for item in items)
-    with _progress("landing", total) as advance:
+    with progress("landing", total) as advance:
         for kind in KINDS.values():
             topic = f"{pipeline_id}.{kind.name}"
             accounts.append(
@@ -138,20 +111,26 @@ def s3(
             )
     if as_json:
         out.print_json(
-            json.dumps({"lake": lake, "ignored": ignored, "streams": [_plain(a) for a in accounts]})
+            json.dumps(
+                {
+                    "lake": lake,
+                    "ignored": ignored,
+                    "streams": [account_json(a) for a in accounts],
+                }
+            )
         )
     else:
         for account in accounts:
-            _print_account(account)
+            print_account(account)
         if ignored:
             err.print(
                 f"[yellow]warning:[/] {len(ignored)} other objects below topics/ were left alone, "
-                f"the first {_escape(ignored[0])}"
+                f"the first {escape(ignored[0])}"
             )
     failures = [failure for account in accounts for failure in account.failures]
     if failures:
         for failure in failures:
-            err.print(f"[bold red]error:[/] {_escape(failure)}")
+            err.print(f"[bold red]error:[/] {escape(failure)}")
         raise typer.Exit(1)
 
 
@@ -184,62 +163,6 @@ def _sink_objects(store: Any, pipeline_id: str) -> tuple[dict[str, list[Any]], l
             "topics/<topic>/partition=<p>/<topic>+<p>+<10-digit start offset>.json"
         )
     return objects, ignored
-
-
-@contextmanager
-def _progress(
-    what: str, total: int, amount: ProgressColumn | None = None
-) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere; the amount is in bytes unless said otherwise."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        amount or DownloadColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    ) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda size: progress.advance(task, size)
-
-
-def _plain(account: Any) -> dict[str, Any]:
-    fields = _fields(account) | {"seconds": round(account.seconds, 3)}
-    fields["gaps"] = [
-        {"partition": partition, "first": first, "last": last}
-        for partition, first, last in account.gaps
-    ]
-    return fields
-
-
-def _fields(record: Any) -> dict[str, Any]:
-    """A dataclass as a dictionary; its counters, which asdict garbles, stay as they are."""
-    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-
-
-def _print_account(account: Any) -> None:
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in account.rejected.most_common())
-    line = (
-        f"{account.stream}  objects {account.objects:,}  landed {account.landed:,}  "
-        f"rejected {account.rejected.total():,}{f' ({reasons})' if reasons else ''}  "
-        f"{account.seconds:.1f} s"
-    )
-    if account.elsewhere:
-        line += f"  (another lander committed {account.elsewhere:,} meanwhile)"
-    out.print(line)
-    if account.overlapping:
-        err.print(
-            f"[yellow]warning:[/] {account.stream}: {account.overlapping:,} records lie at offsets "
-            "that another object holds too; the first copy landed"
-        )
-    for partition, first, last in account.gaps[:5]:
-        err.print(
-            f"[yellow]warning:[/] {account.stream}: partition {partition} lacks offsets "
-            f"{first:,} to {last:,}; they land when their object arrives"
-        )
-    if len(account.gaps) > 5:
-        err.print(f"[yellow]warning:[/] {account.stream}: and {len(account.gaps) - 5:,} more gaps")
 
 
 @app.command(
@@ -279,7 +202,7 @@ def synth(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     try:
-        with _progress("inventing", posts, MofNCompleteColumn()) as advance:
+        with progress("inventing", posts, MofNCompleteColumn()) as advance:
             summary = write_posts(out_folder, plan, advance)
     except FolderInUse as error:
         raise PipelineError(str(error)) from error
@@ -287,7 +210,7 @@ def synth(
         raise PipelineError(f"{out_folder} cannot be written: {error.strerror}") from error
     counts = summary.counts
     if as_json:
-        out.print_json(json.dumps({kind: _fields(count) for kind, count in counts.items()}))
+        out.print_json(json.dumps({kind: fields(count) for kind, count in counts.items()}))
         return
     for kind, count in counts.items():
         out.print(
@@ -361,7 +284,8 @@ def rejected_list(
         table.add_column(title, no_wrap=title != "detail", overflow="ellipsis")
     for row in rows:
         raw = row.raw[:60].decode(errors="backslashreplace")
-        table.add_row(row.id, row.reason, _escape(row.detail), _escape(raw.strip()))
+        reason_shown = f"{row.reason}, replayed" if row.replayed_at else row.reason
+        table.add_row(row.id, reason_shown, escape(row.detail), escape(raw.strip()))
     out.print(table)
     if total > len(rows):
         out.print(f"… {total - len(rows):,} more; --limit shows them, export writes all")
@@ -381,12 +305,14 @@ def rejected_show(
         sys.stdout.buffer.write(row.raw)
         sys.stdout.buffer.flush()
         return
-    out.print(f"id        {_escape(row.id)}")
+    out.print(f"id        {escape(row.id)}")
     out.print(f"kind      {row.kind}")
-    out.print(f"reason    {row.reason}: {_escape(row.detail)}")
+    out.print(f"reason    {row.reason}: {escape(row.detail)}")
     out.print(f"rejected  {row.landed_at:%Y-%m-%d %H:%M:%S} UTC")
+    if row.replayed_at:
+        out.print(f"replayed  {row.replayed_at:%Y-%m-%d %H:%M:%S} UTC")
     out.print(f"raw       {len(row.raw):,} bytes")
-    out.print(_escape(row.raw.decode(errors="backslashreplace")))
+    out.print(escape(row.raw.decode(errors="backslashreplace")))
 
 
 @rejected_app.command("export", epilog="Example: `ingest rejected export --out rejected.jsonl`")
@@ -435,3 +361,75 @@ def _iso(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"no JSON for {type(value)}")
+
+
+# The commands with a module of their own.
+
+from ingestion.commands.kinesis import kinesis  # noqa: E402
+
+app.command(
+    name="kinesis",
+    epilog="Examples: `ingest kinesis` · `ingest kinesis --follow --max-latency 5` · "
+    "`ingest kinesis --endpoint-url http://127.0.0.1:4567 --json`",
+)(kinesis)
+
+from ingestion.commands.emulate import emulate  # noqa: E402
+from ingestion.commands.mysql import mysql  # noqa: E402
+from ingestion.commands.seed import seed_database  # noqa: E402
+
+app.command(
+    name="mysql",
+    epilog="Examples: `ingest mysql` · `ingest mysql --snapshot` · "
+    "`SOURCE_DATABASE_URL=mysql+pymysql://reader:PASSWORD@db.example/pinterest ingest mysql`",
+)(mysql)
+app.command(
+    name="seed-database",
+    epilog="Examples: `ingest seed-database` · "
+    "`ingest seed-database --posts 500000 --people 60000 --seed 7 --replace`",
+)(seed_database)
+app.command(
+    name="emulate",
+    epilog="Examples: `ingest emulate --to kafka --count 500` · "
+    "`ingest emulate --synthetic --rate 50 --count 0` · "
+    "`ingest emulate --batch 100 --connections 8 --count 100000`",
+)(emulate)
+
+from ingestion.commands.gateway import gateway  # noqa: E402
+
+app.command(
+    name="gateway",
+    epilog="Examples: `ingest gateway --open` · "
+    "`GATEWAY_API_KEYS=… ingest gateway --host 0.0.0.0 --rate 50` · "
+    "`ingest gateway --api-keys-file keys.txt --port 8081 --access-log`",
+)(gateway)
+
+from ingestion.commands.kafka import kafka  # noqa: E402
+
+app.command(
+    name="kafka",
+    epilog="Examples: `ingest kafka` · `ingest kafka --follow --max-latency 5 --processes 2` · "
+    "`ingest kafka --bootstrap-servers broker:9092 --json`",
+)(kafka)
+
+from ingestion.commands.maintain import maintain  # noqa: E402
+from ingestion.commands.rejected import replay  # noqa: E402
+
+app.command(
+    name="maintain",
+    epilog="Examples: `ingest maintain` · `ingest maintain --dry-run` · "
+    "`ingest maintain --retention 48 --json`",
+)(maintain)
+rejected_app.command(
+    name="replay",
+    epilog="Examples: `ingest rejected replay --reason invalid_key --dry-run` · "
+    "`ingest rejected replay --kind user --as pin` · "
+    "`ingest rejected replay s3/0a60b9a8a831.pin/0/1234`",
+)(replay)
+
+from ingestion.commands.archive import archive  # noqa: E402
+
+app.command(
+    name="archive",
+    epilog="Examples: `ingest archive --uri ./sink` · "
+    "`ingest archive --uri s3://my-bucket/msk --gzip --follow`",
+)(archive)

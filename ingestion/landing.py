@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ingestion.errors import SourceError
-from ingestion.lake import REJECTED, REJECTED_FIELDS, Lake, Origin, Piece
-from ingestion.records import Decoded, Kind, Rejection, decode
+from ingestion.lake import REJECTED, REJECTED_FIELDS, Lake, Origin, Piece, padded
+from ingestion.records import MAX_INT64, Kind, Rejection, decode
 from ingestion.sources import s3
 
 #: A batch is committed when it holds this many records or bytes, whichever comes first.
@@ -33,7 +32,7 @@ class Account:
     Attributes:
         stream: the topic.
         kind: the kind of record it carries.
-        objects: objects that held records to land.
+        objects: objects that held records to land; None where the source has none.
         received: records read that were not landed before; landed + rejected once all is well.
         landed: rows added to the kind's table by this run.
         rejected: records rejected by this run, by reason.
@@ -46,7 +45,7 @@ class Account:
 
     stream: str
     kind: str
-    objects: int = 0
+    objects: int | None = 0
     received: int = 0
     landed: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
@@ -57,10 +56,50 @@ class Account:
     failures: list[str] = field(default_factory=list)
 
 
-class _Batches:
-    """Decodes records and commits them, one batch while the next is read and decoded."""
+@dataclass(frozen=True)
+class Chunk:
+    """Records of one origin, in their order, as a source hands them over.
 
-    def __init__(self, lake: Lake, kind: Kind, account: Account) -> None:
+    Attributes:
+        origin: where they come from.
+        start: where reading stood before them: no record lies from here to the first of them.
+        end: where it stands after them; more than the last one's offset.
+        offsets: of each record, ascending; a range may have none.
+        raws: the records' bytes.
+        follows: whether all before ``start`` must have landed, as with a stream that is read on
+            from where the table stands; objects may come in any order.
+    """
+
+    origin: Origin
+    start: int
+    end: int
+    offsets: Sequence[int]
+    raws: Sequence[bytes]
+    follows: bool = True
+
+
+class Batches:
+    """Decodes records and commits them, one batch while the next is read and decoded.
+
+    Args:
+        lake: where to; its tables exist.
+        kind: the kind of all the records.
+        account: what counts them.
+        now: seconds of a clock that never goes back.
+        committed: called in another thread after each commit with where its origins stand.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        kind: Kind,
+        account: Account,
+        now: Callable[[], float] = time.monotonic,
+        committed: Callable[[Mapping[Origin, int]], None] = lambda _: None,
+    ) -> None:
+        self._now = now
+        self._committed = committed
+        self._oldest = 0.0
         self._lake = lake
         self._kind = kind
         self._account = account
@@ -70,28 +109,60 @@ class _Batches:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"write-{kind.name}")
         self._pending: Future[None] | None = None
 
-    def add(self, origin: Origin, start: int, lines: Sequence[bytes]) -> None:
-        """Take records at consecutive offsets; commit when a batch is full."""
-        self._account.received += len(lines)
-        for first in range(0, len(lines), DECODED_RECORDS):
-            self._add(origin, start + first, lines[first : first + DECODED_RECORDS])
+    def add(self, chunk: Chunk) -> None:
+        """Take records; commit when a batch is full."""
+        count = len(chunk.raws)
+        self._account.received += count
+        start = chunk.start
+        # A range without records is accounted for all the same, or it would be read again.
+        for first in range(0, max(count, 1), DECODED_RECORDS):
+            last = min(first + DECODED_RECORDS, count)
+            # A batch may end here: where it ends, a record must have been, for Kinesis to go on.
+            end = chunk.end if last == count else chunk.offsets[last - 1] + 1
+            offsets, raws = chunk.offsets[first:last], chunk.raws[first:last]
+            self._add(chunk.origin, start, end, offsets, raws, chunk.follows)
+            start = end
 
-    def _add(self, origin: Origin, start: int, raws: Sequence[bytes]) -> None:
+    def _add(
+        self,
+        origin: Origin,
+        start: int,
+        end: int,
+        offsets: Sequence[int],
+        raws: Sequence[bytes],
+        follows: bool,
+    ) -> None:
         decoded = decode(self._kind, raws)
-        self._good.append(_landing(origin, start, len(raws), decoded))
+        # Nothing is left out in the usual case, where a copy would cost as much as the choice.
+        kept = [offsets[index] for index in decoded.indices] if decoded.rejected else offsets
+        good = Piece(origin, start, end, _positions(kept, end), decoded.rows, follows)
+        if not self._good:
+            self._oldest = self._now()
+        self._good.append(good)
         self._bytes += decoded.rows.nbytes
         if decoded.rejected:
-            piece = _rejection(self._kind, origin, start, raws, decoded.rejected)
-            self._bad.append(piece)
-            self._bytes += piece.rows.nbytes
+            left_out = [offsets[item.index] for item in decoded.rejected]
+            rows = _rejected_rows(self._kind, raws, decoded.rejected)
+            self._bad.append(Piece(origin, start, end, _positions(left_out, end), rows))
+            self._bytes += rows.nbytes
         self._records += len(raws)
         if self._records >= BATCH_RECORDS or self._bytes >= BATCH_BYTES:
-            self._flush()
+            self.flush()
+
+    @property
+    def age(self) -> float:
+        """For how many seconds the oldest chunk has waited for its commit to begin; 0 if none."""
+        return self._now() - self._oldest if self._good else 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a commit is under way."""
+        return self._pending is not None and not self._pending.done()
 
     def close(self) -> None:
         """Commit what is left and wait for it."""
         try:
-            self._flush()
+            self.flush()
             self._wait()
         finally:
             self._writer.shutdown()
@@ -100,9 +171,10 @@ class _Batches:
         """Wait for a commit under way, drop the rest."""
         self._writer.shutdown()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Begin to commit what was taken, once the commit before is through."""
         self._wait()
-        if self._records:
+        if self._good:
             good, self._good = self._good, []
             bad, self._bad = self._bad, []
             self._records = self._bytes = 0
@@ -111,7 +183,12 @@ class _Batches:
     def _wait(self) -> None:
         if self._pending is not None:
             pending, self._pending = self._pending, None
-            pending.result()
+            try:
+                pending.result()
+            except BaseException:
+                # What was read after it must not land before it.
+                self._good, self._bad, self._records = [], [], 0
+                raise
 
     def _commit(self, good: Sequence[Piece], bad: Sequence[Piece]) -> None:
         given = sum(piece.rows.num_rows for piece in (*good, *bad))
@@ -128,17 +205,19 @@ class _Batches:
         landed = self._lake.append(self._kind.name, good).num_rows
         self._account.landed += landed
         self._account.elsewhere += given - landed - rejected
+        self._committed({piece.origin: piece.end for piece in good})
 
 
-def _landing(origin: Origin, start: int, count: int, decoded: Decoded) -> Piece:
-    offsets = pc.add(pa.array(decoded.indices, pa.int64()), start)
-    return Piece(origin, start, start + count, offsets, decoded.rows)
+def _positions(offsets: Sequence[int], end: int) -> pa.Array:
+    if end <= MAX_INT64:
+        return pa.array(offsets, pa.int64())
+    return pa.array([padded(offset) for offset in offsets], pa.string())
 
 
-def _rejection(
-    kind: Kind, origin: Origin, start: int, raws: Sequence[bytes], rejected: Sequence[Rejection]
-) -> Piece:
-    rows = pa.RecordBatch.from_arrays(
+def _rejected_rows(
+    kind: Kind, raws: Sequence[bytes], rejected: Sequence[Rejection]
+) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
         [
             pa.array([kind.name] * len(rejected), pa.string()),
             pa.array([item.reason.value for item in rejected], pa.string()),
@@ -147,8 +226,6 @@ def _rejection(
         ],
         schema=REJECTED_FIELDS,
     )
-    offsets = pa.array([start + item.index for item in rejected], pa.int64())
-    return Piece(origin, start, start + len(raws), offsets, rows)
 
 
 def land_objects(
@@ -179,7 +256,7 @@ def land_objects(
     """
     account = Account(topic, kind.name)
     begun = now()
-    batches = _Batches(lake, kind, account)
+    batches = Batches(lake, kind, account)
     partitions: dict[int, list[s3.SinkObject]] = {}
     for item in objects:
         partitions.setdefault(item.partition, []).append(item)
@@ -199,7 +276,7 @@ def land_objects(
 
 
 def _land_partition(
-    batches: _Batches,
+    batches: Batches,
     lake: Lake,
     store: s3.Store,
     kind: Kind,
@@ -220,7 +297,10 @@ def _land_partition(
                 end = offset + len(lines)
                 missing = taken.missing(offset, end)
                 for low, high in missing:
-                    batches.add(origin, low, lines[low - offset : high - offset])
+                    fresh_lines = lines[low - offset : high - offset]
+                    batches.add(
+                        Chunk(origin, low, high, range(low, high), fresh_lines, follows=False)
+                    )
                 fresh_here = _count(missing)
                 fresh += fresh_here
                 account.overlapping += _count(landed_before.missing(offset, end)) - fresh_here
@@ -229,7 +309,7 @@ def _land_partition(
                 advance(size)
         except SourceError as error:
             account.failures.append(str(error))
-        account.objects += fresh > 0
+        account.objects = (account.objects or 0) + (fresh > 0)
 
 
 def _count(ranges: Sequence[tuple[int, int]]) -> int:

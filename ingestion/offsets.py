@@ -1,9 +1,15 @@
-"""Which offsets of one partition a table holds: a set of ranges; no I/O."""
+"""Which offsets of one partition a table holds: a set of ranges; no I/O.
+
+An offset is any integer from 0: Kafka's have 63 bits, Kinesis' sequence numbers up to 186.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+#: A Delta log's integers are signed and have 64 bits; a larger number is cut into limbs.
+_LIMB_BITS = 62
 
 
 @dataclass(frozen=True)
@@ -91,14 +97,16 @@ class Offsets:
         """
         old, new = before._as_versions(app_id), self._as_versions(app_id)
         changed = {key: version for key, version in new.items() if old.get(key) != version}
-        return {app_id: self.end} | changed
+        # A number that has become shorter: what the log has of its higher limbs no longer counts.
+        changed |= {key: 0 for key in old if "#limb" in key and key not in new}
+        return {app_id: new[app_id]} | changed
 
     def _as_versions(self, app_id: str) -> dict[str, int]:
         gaps = self.gaps()
-        versions = {app_id: self.end, f"{app_id}#gaps": len(gaps)}
+        versions = _limbs(app_id, self.end) | {f"{app_id}#gaps": len(gaps)}
         for number, (start, end) in enumerate(gaps):
-            versions[f"{app_id}#gap{number}.start"] = start
-            versions[f"{app_id}#gap{number}.end"] = end
+            versions |= _limbs(f"{app_id}#gap{number}.start", start)
+            versions |= _limbs(f"{app_id}#gap{number}.end", end)
         return versions
 
     @classmethod
@@ -112,16 +120,36 @@ class Offsets:
         Raises:
             ValueError: the log names gaps that it does not describe.
         """
-        end = version_of(app_id)
+        end = _number(app_id, version_of)
         if end is None:
             return cls()
         ranges = []
         start = 0
         for number in range(version_of(f"{app_id}#gaps") or 0):
-            low = version_of(f"{app_id}#gap{number}.start")
-            high = version_of(f"{app_id}#gap{number}.end")
+            low = _number(f"{app_id}#gap{number}.start", version_of)
+            high = _number(f"{app_id}#gap{number}.end", version_of)
             if low is None or high is None:
                 raise ValueError(f"{app_id}: gap {number} is not described")
             ranges.append((start, low))
             start = high
         return cls.of([*ranges, (start, end)])
+
+
+def _limbs(name: str, number: int) -> dict[str, int]:
+    """A number as one or more versions, the lowest 62 bits under the name itself."""
+    versions = {name: number & (2**_LIMB_BITS - 1)}
+    limb = 1
+    while number := number >> _LIMB_BITS:
+        versions[f"{name}#limb{limb}"] = number & (2**_LIMB_BITS - 1)
+        limb += 1
+    return versions
+
+
+def _number(name: str, version_of: Callable[[str], int | None]) -> int | None:
+    """The number that versions make up, None where there is none."""
+    number = version_of(name)
+    limb = 1
+    while number is not None and (high := version_of(f"{name}#limb{limb}")) is not None:
+        number |= high << (_LIMB_BITS * limb)
+        limb += 1
+    return number

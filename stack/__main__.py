@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+import shlex
 from enum import StrEnum
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from stack import process, spark
+from stack import local, process
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="Real servers on this machine, reachable from it alone.\n\n"
     "Examples:\n\n"
-    "  python -m stack up spark\n\n"
-    "  python -m stack status\n\n"
-    "  python -m stack down spark",
+    "  python -m stack up                all but Spark\n\n"
+    "  python -m stack up kafka spark    only these\n\n"
+    '  eval "$(python -m stack env)"     tells this shell where they are\n\n'
+    "  python -m stack down              all that run",
 )
 console = Console(highlight=False, soft_wrap=True)
 problems = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -27,52 +30,73 @@ problems = Console(stderr=True, highlight=False, soft_wrap=True)
 class Known(StrEnum):
     """The servers that can be started."""
 
+    MYSQL = "mysql"
+    KAFKA = "kafka"
+    KINESIS = "kinesis"
+    S3 = "s3"
+    GATEWAY = "gateway"
     SPARK = "spark"
 
 
-def _spark() -> process.Server:
-    """The server that the spark target's default is, or another port that SPARK_REMOTE names."""
-    address = urlsplit(os.environ.get("SPARK_REMOTE") or "sc://127.0.0.1:15002")
-    if address.hostname not in ("127.0.0.1", "localhost"):
-        raise process.ServerError(
-            f"SPARK_REMOTE names a server on {address.hostname}; unset it to start one here"
-        )
-    return spark.connect_server(address.port or 15002, FOLDERS[Known.SPARK])
-
-
-SERVERS = {Known.SPARK: _spark}
-FOLDERS = {Known.SPARK: spark.HOME / "run"}
+Names = Annotated[list[Known] | None, typer.Argument(help="Which; the pipeline's by default.")]
 
 
 @app.command()
-def up(name: Known) -> None:
-    """Start a server, unless it runs, and say where it listens."""
-    try:
-        server = SERVERS[name]()
-        pid = process.start(server)
-    except process.ServerError as error:
-        problems.print(f"error: {error}")
-        raise typer.Exit(1) from error
-    console.print(f"{server.name} listens on sc://127.0.0.1:{server.port} (process {pid})")
-    console.print("  dbt build --target spark   builds with it")
-    console.print("  make spark-down            ends it")
+def up(names: Names = None) -> None:
+    """Start servers, unless they run, and say where they listen."""
+    servers = local.servers()
+    for name in names or [Known(name) for name in local.PIPELINE]:
+        try:
+            pid = servers[name].up()
+        except process.ServerError as error:
+            problems.print(f"error: {error}")
+            raise typer.Exit(1) from error
+        console.print(f"{name:<8} listens on {servers[name].address()} (process {pid})")
+    if names == [Known.SPARK]:
+        console.print("  dbt build --target spark   builds with it")
+        console.print("  make spark-down            ends it")
 
 
 @app.command()
-def down(name: Known) -> None:
-    """End a server; nothing happens where none runs."""
-    ended = process.stop(FOLDERS[name])
-    console.print(f"{name.capitalize()} {'ended' if ended else 'was not running'}")
+def down(names: Names = None) -> None:
+    """End servers, all that run by default; what they hold stays."""
+    servers = local.servers()
+    # Those that use others end before them.
+    for name in reversed(names or list(Known)):
+        if servers[name].down():
+            console.print(f"{name:<8} ended")
+        elif names:
+            console.print(f"{name:<8} was not running")
 
 
 @app.command()
 def status() -> None:
     """Say which servers run."""
-    for name, folder in FOLDERS.items():
-        running = process.find(folder)
-        console.print(
-            f"{name.capitalize()}: {f'process {running.pid}' if running else 'not running'}"
-        )
+    for name, server in local.servers().items():
+        running = process.find(server.folder)
+        console.print(f"{name:<8} {f'process {running.pid}' if running else 'not running'}")
+
+
+@app.command()
+def demo(
+    posts: Annotated[int, typer.Option(min=1, help="How many the emulator sends.")] = 500,
+) -> None:
+    """Start all of it, drive posts through, land, build, and compare the two paths."""
+    from stack.demo import DemoError, run
+
+    lake = Path(os.environ.get("LAKE_URI") or "./lake")
+    try:
+        run(posts, lake, os.environ.get("PIPELINE_ID") or "0a60b9a8a831", console.print)
+    except (process.ServerError, DemoError) as error:
+        problems.print(f"error: {error}")
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def env() -> None:
+    """Print what leads this project's commands to the servers, for a shell to evaluate."""
+    for variable, value in local.environment().items():
+        console.print(f"export {variable}={shlex.quote(value)}")
 
 
 if __name__ == "__main__":

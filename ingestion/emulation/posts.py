@@ -246,6 +246,12 @@ def write_posts(out: Path, plan: Plan, progress: Callable[[int], None] = lambda 
     return Summary(tuple(days))
 
 
+def records(plan: Plan, kind: Kind, keys: Ints) -> list[bytes]:
+    """The records of some of a plan's posts as they are first sent, without defects."""
+    lines = _Lines.of(_Records(plan).lines(kind, keys, np.zeros_like(keys)))
+    return [lines.line(row) for row in range(len(keys))]
+
+
 def _write_kind(
     stream: _Stream,
     kind: Kind,

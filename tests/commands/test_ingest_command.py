@@ -24,6 +24,15 @@ COMMANDS = [
     ["rejected", "list"],
     ["rejected", "show"],
     ["rejected", "export"],
+    ["rejected", "replay"],
+    ["kafka"],
+    ["kinesis"],
+    ["mysql"],
+    ["archive"],
+    ["gateway"],
+    ["emulate"],
+    ["seed-database"],
+    ["maintain"],
 ]
 
 

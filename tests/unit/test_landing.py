@@ -15,11 +15,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from ingestion import bronze, landing
 from ingestion.errors import LakeError
-from ingestion.lake import REJECTED, Lake, Origin
+from ingestion.lake import REJECTED, Lake, Origin, Piece
 from ingestion.landing import Account, land_objects
 from ingestion.offsets import Offsets
 from ingestion.records import KINDS, decode
@@ -345,7 +346,9 @@ def test_a_rejected_record_is_found_by_its_id(tmp_path: Path, stream: str) -> No
         raws = [b"{%d" % offset for offset in range(11)]
         origin = Origin("s3", stream, partition)
         rejected = decode(GEO, raws).rejected
-        lake.append(REJECTED, [landing._rejection(GEO, origin, 0, raws, rejected)])
+        rows = landing._rejected_rows(GEO, raws, rejected)
+        offsets = pa.array([item.index for item in rejected], pa.int64())
+        lake.append(REJECTED, [Piece(origin, 0, len(raws), offsets, rows)])
     for offset in (0, 1, 10):
         identity = f"s3/{stream}/shardId-000/{offset}"
         found = bronze.rejected_record(lake.uri, identity)
@@ -552,7 +555,7 @@ def test_killed_at_any_moment_the_last_run_completes_what_is_missing(sink: Sink)
         time.sleep(draw.uniform(0, 0.12))
         for lander in landers:
             killed += lander.exitcode is None
-            os.kill(lander.pid or 0, signal.SIGKILL)
+            lander.kill()
             lander.join()
         progress.append(sink.commits())
         if sum(map(len, sink.offsets().values())) == sum(len(good(0, e)) for e in ends.values()):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stack import process, spark
+from stack import local, process, spark
 
 LISTEN = """
 import socket, sys, time
@@ -96,9 +96,11 @@ def test_the_command_tells_what_runs(tmp_path: Path) -> None:
             (["down", "spark"], {}),
         )
     ]
-    assert said[0].stdout == "Spark: not running\n"
+    assert [line.split(maxsplit=1) for line in said[0].stdout.splitlines()] == [
+        [name, "not running"] for name in local.servers()
+    ]
     assert "'zoo' is not one of" in said[1].stderr
     assert "error: Spark" in said[2].stderr
     assert "SPARK_REMOTE names a server on cluster" in said[3].stderr
-    assert said[4].stdout == "Spark was not running\n"
+    assert said[4].stdout.split(maxsplit=1) == ["spark", "was not running\n"]
     assert [run.returncode for run in said] == [0, 2, 1, 1, 0]

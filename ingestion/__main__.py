@@ -1,0 +1,5 @@
+"""`python -m ingestion`: the `ingest` command."""
+
+from ingestion.cli import main
+
+main()

@@ -1,0 +1,196 @@
+"""The gateway's HTTP server: uvicorn, with bounds on what a connection may hold."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ingestion.errors import PipelineError
+from ingestion.gateway.limits import Limits
+
+#: Seconds for which a connection may be open without a request.
+_IDLE_SECONDS = 30
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        PipelineError: it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise PipelineError(
+            f"port {port} of {host} cannot be had: {why}; choose another with --port"
+        ) from error
+
+
+def serve(app: Any, listener: socket.socket, limits: Limits) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what is under way and return.
+
+    Args:
+        app: the ASGI application.
+        listener: where clients connect.
+        limits: of connections and requests.
+    """
+    # The server raises the signal that stopped it once more when it is done.
+    before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server(app, limits).run(sockets=[listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def server(app: Any, limits: Limits) -> uvicorn.Server:
+    """A server of an application, within limits."""
+    config = uvicorn.Config(
+        app,
+        http=type("Protocol", (_Bounded,), {"limits": limits}),
+        ws="none",
+        loop="uvloop",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=_IDLE_SECONDS,
+        timeout_graceful_shutdown=round(limits.body_seconds + limits.ack_seconds + 1),
+    )
+    return uvicorn.Server(config)
+
+
+def _ignore(number: int, frame: Any) -> None:
+    """Do nothing: the server has been stopped."""
+
+
+class _Bounded(HttpToolsProtocol):
+    """Closes connections that hold more than they may, or for longer.
+
+    The application bounds the bodies that it reads. Here is the rest: how many connections there
+    are, a request's line and headers, bodies that go on after the answer, and answers that nobody
+    fetches.
+    """
+
+    limits: Limits
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        self._in_head = True
+        self._head_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            self._refuse(b"503 Service Unavailable\r\nretry-after: 1")
+        else:
+            self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what came, if it was not too much."""
+        if self.transport.is_closing():
+            return
+        if self._in_head or self.cycle.response_complete:
+            self._start_timer()
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > self.limits.head_bytes:
+            self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        """Begin to wait for the last header."""
+        self._start_timer()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Leave the body's time to the application."""
+        self._in_head = False
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Take what comes next for another request."""
+        self._in_head = True
+        self._head_bytes = 0
+        self._stop_timer()
+        super().on_message_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close: no further request came."""
+        self._end()
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.limits.head_seconds, self._end)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # the client does not fetch its answer
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(
+                b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.close()
+
+
+def log_to_stderr(access: bool) -> None:
+    """Warnings on standard error, the same one once a minute; and, if wanted, every request.
+
+    Args:
+        access: whether each request has its line.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(Sparing())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    # Of bad requests; they are counted.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    logging.getLogger("ingestion.gateway").setLevel(logging.INFO)
+    logging.getLogger("ingestion.gateway.access").setLevel(
+        logging.INFO if access else logging.WARNING
+    )
+
+
+class Sparing(logging.Filter):
+    """Lets a warning of one place in the code through once a minute.
+
+    Clients warn with every attempt to reach a server that is gone.
+    """
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._last: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to let a record through."""
+        if record.levelno <= logging.INFO:
+            return True
+        place = record.pathname, record.lineno
+        due = record.created - self._last.get(place, 0.0) >= self._seconds
+        if due:
+            self._last[place] = record.created
+        return due

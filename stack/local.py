@@ -1,0 +1,158 @@
+"""The servers of this machine: what they are called, where they listen, how they are started."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from stack import kafka, kinesis, mysql, process, s3, spark
+
+#: Where the servers of this machine keep their data, their logs and the records of their processes.
+RUN = Path(os.environ.get("STACK_HOME") or ".stack") / "run"
+
+KAFKA_PORT = 9092
+CONTROLLER_PORT = 9093
+KINESIS_PORT = 4567
+S3_PORT = 8333
+MYSQL_PORT = 3307
+GATEWAY_PORT = 8080
+
+
+@dataclass(frozen=True)
+class Local:
+    """A server that has its place on this machine.
+
+    Attributes:
+        name: what commands call it.
+        folder: its own.
+        server: makes what it takes to run it.
+        address: says where clients find it.
+        ready: raises as long as it does not answer; a port may be open before that.
+    """
+
+    name: str
+    folder: Path
+    server: Callable[[], process.Server]
+    address: Callable[[], str]
+    ready: Callable[[], object] = lambda: None
+
+    def up(self) -> int:
+        """Start it, unless it runs, and wait until it answers.
+
+        Returns:
+            The id of its process.
+
+        Raises:
+            ServerError: it does not start.
+        """
+        pid = process.start(self.server())
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self.ready()
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    log = self.folder / "server.log"
+                    raise process.ServerError(
+                        f"{self.name} does not answer at {self.address()}: {error}; see {log}"
+                    ) from error
+                time.sleep(0.2)
+            else:
+                return pid
+
+    def down(self) -> bool:
+        """End it; whether it ran."""
+        return process.stop(self.folder)
+
+
+def environment() -> dict[str, str]:
+    """What the project's commands need to work with the servers of this machine."""
+    return {
+        "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{KAFKA_PORT}",
+        "AWS_ENDPOINT_URL_KINESIS": f"http://127.0.0.1:{KINESIS_PORT}",
+        "SOURCE_DATABASE_URL": mysql.url(MYSQL_PORT),
+        "GATEWAY_URL": f"http://127.0.0.1:{GATEWAY_PORT}",
+        **s3.environment(S3_PORT),
+    }
+
+
+def servers() -> dict[str, Local]:
+    """Every server of this machine by its name, in the order in which they are started."""
+    known = [
+        Local(
+            "mysql",
+            RUN / "mysql",
+            lambda: mysql.server(MYSQL_PORT, RUN / "mysql"),
+            lambda: mysql.url(MYSQL_PORT),
+        ),
+        Local(
+            "kafka",
+            RUN / "kafka",
+            lambda: kafka.broker(KAFKA_PORT, CONTROLLER_PORT, RUN / "kafka"),
+            lambda: f"127.0.0.1:{KAFKA_PORT}",
+        ),
+        Local(
+            "kinesis",
+            RUN / "kinesis",
+            lambda: kinesis.server(KINESIS_PORT, RUN / "kinesis"),
+            lambda: f"http://127.0.0.1:{KINESIS_PORT}",
+        ),
+        Local(
+            "s3",
+            RUN / "s3",
+            lambda: s3.server(S3_PORT, RUN / "s3"),
+            lambda: f"http://127.0.0.1:{S3_PORT}",
+            lambda: _answers(f"http://127.0.0.1:{S3_PORT}/"),
+        ),
+        Local(
+            "gateway",
+            RUN / "gateway",
+            _gateway,
+            lambda: f"http://127.0.0.1:{GATEWAY_PORT}",
+            lambda: _answers(f"http://127.0.0.1:{GATEWAY_PORT}/healthz"),
+        ),
+        Local(
+            "spark",
+            spark.HOME / "run",
+            lambda: spark.connect_server(_spark_port(), spark.HOME / "run"),
+            lambda: f"sc://127.0.0.1:{_spark_port()}",
+        ),
+    ]
+    return {server.name: server for server in known}
+
+
+#: What `make stack` starts: everything but Spark, which is another engine for the same models.
+PIPELINE = ("mysql", "kafka", "kinesis", "s3", "gateway")
+
+
+def _gateway() -> process.Server:
+    port = str(GATEWAY_PORT)
+    command = [sys.executable, "-m", "ingestion", "gateway", "--open", "--port", port]
+    return process.Server("The gateway", command, GATEWAY_PORT, RUN / "gateway", environment())
+
+
+def _spark_port() -> int:
+    """The port of the spark target's default server, or another that SPARK_REMOTE names."""
+    address = urlsplit(os.environ.get("SPARK_REMOTE") or "sc://127.0.0.1:15002")
+    if address.hostname not in ("127.0.0.1", "localhost"):
+        raise process.ServerError(
+            f"SPARK_REMOTE names a server on {address.hostname}; unset it to start one here"
+        )
+    return address.port or 15002
+
+
+def _answers(url: str) -> None:
+    """Raise an OSError unless something answers, whatever it says."""
+    try:
+        with urlopen(url, timeout=5):
+            pass
+    except URLError as error:
+        if getattr(error, "code", None) is None:
+            raise

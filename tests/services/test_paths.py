@@ -1,0 +1,143 @@
+"""The same posts by the batch path and by the stream paths: the same tables."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import NewTopic
+
+from ingestion.lake import REJECTED
+from tests import hostile
+from tests.dbt.lakes import ROOT, Built, Row, assert_oracle_agrees
+from tests.services.conftest import client, eventually
+from tests.unit.test_lake import rows
+
+#: What counts records, of which each path has its own provenance.
+COUNTED = ("data_quality", "rejected_by_reason")
+
+
+def lines() -> dict[str, list[bytes]]:
+    """Everything hostile that is a record: a line of white space is none in an object."""
+    return {
+        kind: [raw for raw in raws if raw.strip()]
+        for kind, raws in hostile.hostile_lines(seed=11, posts=40).items()
+    }
+
+
+def ingest(lake: Built, pipeline: str, *arguments: str, **settings: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ingestion", *arguments],
+        env={**os.environ, "LAKE_URI": str(lake.uri), "PIPELINE_ID": pipeline, **settings},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def send_to_kafka(broker: str, pipeline: str, raws: Mapping[str, Sequence[bytes]]) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=broker)
+    admin.create_topics([NewTopic(f"{pipeline}.{kind}", 1, 1) for kind in raws])
+    admin.close()
+    producer = KafkaProducer(bootstrap_servers=broker, acks="all")
+    sent = [producer.send(f"{pipeline}.{kind}", value=raw) for kind in raws for raw in raws[kind]]
+    producer.flush()
+    assert all(future.succeeded() for future in sent)
+    producer.close()
+
+
+def send_to_kinesis(url: str, pipeline: str, raws: Mapping[str, Sequence[bytes]]) -> None:
+    kinesis = client("kinesis", {"AWS_ENDPOINT_URL": url})
+    for kind in raws:
+        name = f"streaming-{pipeline}-{kind}"
+        kinesis.create_stream(StreamName=name, ShardCount=1)
+
+        def active(name: str = name) -> None:
+            summary = kinesis.describe_stream(StreamName=name)["StreamDescription"]
+            assert summary["StreamStatus"] == "ACTIVE"
+
+        eventually(active)
+        for raw in raws[kind]:
+            kinesis.put_record(StreamName=name, Data=raw, PartitionKey="one")
+
+
+@pytest.fixture(scope="module")
+def paths(
+    broker: str,
+    kinesis_url: str,
+    store: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Built]:
+    """A lake for each path, with the same posts landed and built."""
+    pipeline, sent = f"p{uuid4().hex[:12]}", lines()
+    send_to_kafka(broker, pipeline, sent)
+    send_to_kinesis(kinesis_url, pipeline, sent)
+    bucket = f"b{uuid4().hex[:12]}"
+    client("s3", store).create_bucket(Bucket=bucket)
+    lakes = {name: Built(tmp_path_factory.mktemp(name)) for name in ("objects", "kafka", "kinesis")}
+    aws = {**store, "KAFKA_BOOTSTRAP_SERVERS": broker, "AWS_ENDPOINT_URL_KINESIS": kinesis_url}
+    objects = f"s3://{bucket}/msk"
+    ingest(lakes["objects"], pipeline, "archive", "--uri", objects, "--flush-size", "50", **aws)
+    ingest(lakes["objects"], pipeline, "s3", "--uri", objects, **aws)
+    ingest(lakes["kafka"], pipeline, "kafka", **aws)
+    ingest(lakes["kinesis"], pipeline, "kinesis", **aws)
+    for lake in lakes.values():
+        lake.know(sent, datetime(2024, 1, 1, tzinfo=UTC))
+        with lake.dbt() as dbt:
+            dbt.succeed("run")
+    return lakes
+
+
+def answers(lake: Built) -> dict[str, list[Row]]:
+    return {name: found for name, found in lake.tables().items() if name not in COUNTED}
+
+
+@pytest.mark.parametrize("path", ["kafka", "kinesis"])
+def test_both_paths_give_the_same_tables(paths: dict[str, Built], path: str) -> None:
+    assert answers(paths[path]) == answers(paths["objects"])
+
+
+@pytest.mark.parametrize("path", ["objects", "kafka", "kinesis"])
+def test_what_a_path_gives_is_right(paths: dict[str, Built], path: str) -> None:
+    assert_oracle_agrees(paths[path])
+
+
+def test_both_paths_reject_the_same(paths: dict[str, Built]) -> None:
+    rejected = {
+        name: sorted(rows(str(lake.uri), REJECTED, "kind, reason, raw"))
+        for name, lake in paths.items()
+    }
+    assert rejected["kafka"] == rejected["kinesis"] == rejected["objects"] != []
+
+
+def test_by_both_paths_at_once_a_post_counts_once(
+    paths: dict[str, Built], broker: str, kinesis_url: str, tmp_path: Path
+) -> None:
+    pipeline, sent = f"p{uuid4().hex[:12]}", lines()
+    send_to_kafka(broker, pipeline, sent)
+    send_to_kinesis(kinesis_url, pipeline, sent)
+    both = Built(tmp_path)
+    aws = {
+        "KAFKA_BOOTSTRAP_SERVERS": broker,
+        "AWS_ENDPOINT_URL_KINESIS": kinesis_url,
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_REGION": "us-east-1",
+    }
+    ingest(both, pipeline, "kafka", **aws)
+    ingest(both, pipeline, "kinesis", **aws)
+    with both.dbt() as dbt:
+        dbt.succeed("run")
+    assert answers(both) == answers(paths["objects"])
+    landed = rows(str(both.uri), "pin", "distinct _source")
+    assert sorted(landed) == [("kafka",), ("kinesis",)]
