@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +14,7 @@ _UNREPEATED = frozenset({"ind", "_position", "timestamp", "latitude", "longitude
 _LONG_TEXT = frozenset(
     {"unique_id", "title", "description", "tag_list", "image_src", "raw", "_rescued"}
 )
-_COMPRESSION = "ZSTD"
+_COMPRESSION: Final = "ZSTD"
 _LEVEL = 1
 
 #: For the Delta engine.

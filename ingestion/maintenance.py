@@ -10,13 +10,14 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
 from deltalake import CommitProperties, DeltaTable
 from deltalake.fs import DeltaStorageHandler
-from pyarrow.fs import FileInfo, FileSelector
+from pyarrow.fs import FileInfo, FileSelector, FileType
 
 from ingestion.merging import NO_HOOKS, File, files_of, merge_files
 
@@ -100,10 +101,8 @@ def shorten_log(handle: DeltaTable, options: Mapping[str, str] | None) -> int:
     names = [info.base_name for info in _listed(storage, _LOG)]
     removed = superseded(names)
     for name in removed:
-        try:
+        with suppress(FileNotFoundError):  # another process was there first
             storage.delete_file(f"{_LOG}/{name}")
-        except FileNotFoundError:  # another process was there first
-            continue
     return len(removed)
 
 
@@ -199,6 +198,44 @@ def maintain(
         len(removed),
         now() - begun,
     )
+
+
+def tables_under(lake: str, options: Mapping[str, str] | None) -> list[str]:
+    """The Delta tables two levels below a lake, as ``schema/table``, in order."""
+    storage = DeltaStorageHandler(lake, dict(options) if options else None)
+    schemas = _folders(storage, "")
+    tables = [table for schema in schemas for table in _folders(storage, schema)]
+    return sorted(table for table in tables if f"{table}/{_LOG}" in _folders(storage, table))
+
+
+def remove_out_of_use(
+    handle: DeltaTable,
+    options: Mapping[str, str] | None,
+    retention: timedelta,
+    *,
+    dry_run: bool = False,
+) -> list[str]:
+    """Remove the data files of a table that no version within a time needs, and name them.
+
+    It is for tables that somebody else writes: nothing is committed, and files that the log does
+    not name stay, whatever they are.
+    """
+    out_of_use = handle.vacuum(
+        retention_hours=round(retention / timedelta(hours=1)),
+        enforce_retention_duration=False,
+    )
+    storage = _storage(handle, options)
+    # The log does not forget at once what was removed before.
+    there = {info.path for info in _listed(storage, "")}.intersection(out_of_use)
+    for path in () if dry_run else there:
+        with suppress(FileNotFoundError):
+            storage.delete_file(path)
+    return sorted(there)
+
+
+def _folders(storage: Any, folder: str) -> list[str]:
+    found = storage.get_file_info_selector(FileSelector(folder, allow_not_found=True))
+    return [info.path for info in found if info.type == FileType.Directory]
 
 
 def _stored(handle: DeltaTable, options: Mapping[str, str] | None) -> list[FileInfo]:

@@ -176,7 +176,7 @@ def _commit(handle: DeltaTable, group: Sequence[File], merged: File) -> bool:
         Whether it is done; it is not where another process has taken one of them out.
     """
     now = round(time.time() * 1000)
-    partition = {_DAY: merged.day.isoformat()}
+    partition: dict[str, str | None] = {_DAY: merged.day.isoformat()}
     removed = [RemoveAction(file.path, False, now, file.size, partition) for file in group]
     added = AddAction(merged.path, merged.size, partition, now, False, _statistics(merged))
     for attempt in range(_ATTEMPTS):

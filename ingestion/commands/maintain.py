@@ -29,6 +29,10 @@ def maintain(
             "--short-retention", help="Permit fewer than 24 hours: while nothing reads the lake."
         ),
     ] = False,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="In the tables of dbt, too, remove files out of use."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done.")
     ] = False,
@@ -39,7 +43,7 @@ def maintain(
     It may run beside landers, dbt and itself, and be ended at any time; running it again goes on.
     """
     from ingestion import maintenance
-    from ingestion.lake import SCHEMAS, Lake, explained
+    from ingestion.lake import BRONZE, SCHEMAS, Lake, explained
 
     kept = timedelta(hours=retention)
     if kept < maintenance.SHORTEST_RETENTION and not short:
@@ -65,9 +69,32 @@ def maintain(
         done.append(result)
         if not as_json:
             out.print(_line(result, dry_run))
+    others = {}
+    if every:
+        for name in maintenance.tables_under(opened.uri, opened.engine_options):
+            if not name.startswith(f"{BRONZE}/"):
+                others[name] = _clear(opened, name, kept, dry_run)
+        if not as_json:
+            for name, count in others.items():
+                done_or_not = "would remove" if dry_run else "removed"
+                out.print(f"{name.replace('/', '.')}  {done_or_not} {count:,} files out of use")
     if as_json:
         tables = [_plain(result) for result in done]
-        out.print_json(json.dumps({"lake": lake, "dry_run": dry_run, "tables": tables}))
+        told = {"lake": lake, "dry_run": dry_run, "tables": tables, "removed_elsewhere": others}
+        out.print_json(json.dumps(told))
+
+
+def _clear(lake: Any, name: str, kept: timedelta, dry_run: bool) -> int:
+    """Remove files out of use of a table that dbt writes; how many."""
+    from deltalake import DeltaTable
+
+    from ingestion.lake import explained
+    from ingestion.maintenance import remove_out_of_use
+
+    location = f"{lake.uri}/{name}"
+    with explained(location):
+        handle = DeltaTable(location, storage_options=lake.engine_options)
+        return len(remove_out_of_use(handle, lake.engine_options, kept, dry_run=dry_run))
 
 
 def _line(result: Any, dry_run: bool) -> str:

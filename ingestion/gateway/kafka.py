@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-class Producer(KafkaProducer):
+class Producer(KafkaProducer):  # type: ignore[misc]
     """A producer that can be closed whatever is left to send, which then fails."""
 
     def flush(self, timeout: float | None = None) -> None:
@@ -228,7 +228,7 @@ class KafkaSink:
             self._warm.add(name)
         return topic
 
-    async def _in_time(self, work: Any) -> Any:
+    async def _in_time(self, work: Coroutine[Any, Any, _T]) -> _T:
         """What some work with the brokers gives, unless they are too slow."""
         if self._clients is None:
             work.close()
@@ -245,7 +245,7 @@ class KafkaSink:
             Reason.UNAVAILABLE, "Kafka does not answer; send the request again", _RETRY_AFTER
         )
 
-    async def _describe(self, wanted: Any) -> tuple[list[str], dict[str, Topic]]:
+    async def _describe(self, wanted: Collection[str]) -> tuple[list[str], dict[str, Topic]]:
         clients = self._clients
         if clients is None:
             raise kafka_errors.KafkaConnectionError

@@ -13,8 +13,8 @@ from typing import Any
 DEFAULT_MAX_BYTES = 1024 * 1024 + 12
 #: Seconds for which a topic is taken to be as it was.
 FRESH_SECONDS = 30.0
-#: Seconds before topics that are not there are looked for again, whoever asks.
-AGAIN_SECONDS = 1.0
+#: Seconds between two looks, however many ask for topics that are not there.
+AGAIN_SECONDS = 0.25
 
 log = logging.getLogger(__name__)
 
@@ -99,11 +99,11 @@ class Topics:
         self._lock = asyncio.Lock()
         self._names: list[str] = []
         self._known: dict[str, Topic] = {}
-        self._read_at = float("-inf")
+        self._looked_at = float("-inf")
         self._refreshing: asyncio.Task[None] | None = None
 
     async def names(self) -> list[str]:
-        """The names of all topics, at most a second old.
+        """The names of all topics, as they are now or were a moment ago.
 
         Raises:
             KafkaError: the brokers do not answer.
@@ -128,11 +128,13 @@ class Topics:
             if self._age() >= FRESH_SECONDS and self._refreshing is None:
                 self._refreshing = asyncio.create_task(self._refresh())
             return topic
+        asked = self._now()
         async with self._lock:
             topic = self._known.get(name)
             enough = topic is not None and _has(topic, partitions)
-            looked = self._age() < AGAIN_SECONDS and (topic is not None or name not in self._names)
-            if not enough and not looked:
+            seen = topic is None and name in self._names
+            if not enough and (seen or self._looked_at < asked):
+                await asyncio.sleep(self._looked_at + AGAIN_SECONDS - self._now())
                 await self._look((name,))
             return self._known.get(name)
 
@@ -148,11 +150,12 @@ class Topics:
             self._refreshing = None
 
     async def _look(self, besides: Collection[str]) -> None:
+        began = self._now()
         self._names, self._known = await self._read({*self._known, *besides})
-        self._read_at = self._now()
+        self._looked_at = began
 
     def _age(self) -> float:
-        return self._now() - self._read_at
+        return self._now() - self._looked_at
 
 
 def _has(topic: Topic, partitions: Collection[int]) -> bool:

@@ -82,4 +82,3 @@ def test_a_lander_that_commits_in_the_wrong_order_loses_records(
     )
     assert not report.sound
     assert report.lost, report
-    print("LOST", str(report)[:160])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import multiprocessing
-import os
 import random
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -552,7 +550,7 @@ def test_killed_at_any_moment_the_last_run_completes_what_is_missing(sink: Sink)
     for _ in range(6):
         landers = start_landers(sink, 2)
         wait_until(lambda: sink.commits() > progress[-1])
-        time.sleep(draw.uniform(0, 0.12))
+        time.sleep(draw.uniform(0, 0.06))
         for lander in landers:
             killed += lander.exitcode is None
             lander.kill()
