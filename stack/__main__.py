@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from stack import local, process
 
@@ -82,14 +82,24 @@ def demo(
     posts: Annotated[int, typer.Option(min=1, help="How many the emulator sends.")] = 500,
 ) -> None:
     """Start all of it, drive posts through, land, build, and compare the two paths."""
-    from stack.demo import DemoError, run
+    from stack.demo import BATCH, LAKES, STREAM, DemoError, run
 
-    lake = Path(os.environ.get("LAKE_URI") or "./lake")
     try:
-        run(posts, lake, os.environ.get("PIPELINE_ID") or "0a60b9a8a831", console.print)
+        agreeing = run(posts, os.environ.get("PIPELINE_ID") or "0a60b9a8a831", console.print)
     except (process.ServerError, DemoError) as error:
         problems.print(f"error: {error}")
         raise typer.Exit(1) from error
+    table = Table("table", "rows by both paths", box=None)
+    table.columns[1].justify = "right"
+    for name, rows in agreeing:
+        table.add_row(name.replace("/", "."), f"{rows:,}")
+    console.print()
+    console.print(table)
+    console.print(f"\nthe batch path and the stream path agree in {len(agreeing)} tables")
+    console.print(f"  {LAKES / BATCH}   the lake of the batch path; LAKE_URI chooses a lake")
+    console.print(f"  {LAKES / STREAM}  the lake of the stream path")
+    console.print(f"  {local.environment()['GATEWAY_URL']}/docs      the gateway, to try by hand")
+    console.print('  eval "$(python -m stack env)"   leads this shell to the servers')
 
 
 @app.command()

@@ -2,7 +2,8 @@
 
 The database is filled; the emulator draws posts from it and sends each to the gateway twice, once
 for Kafka and once for Kinesis. The batch path copies Kafka's topics into objects of an S3 store and
-lands those; the stream path lands Kinesis' shards. One path alone must give the tables of both.
+lands those; the stream path lands Kinesis' shards. Each has a lake of its own, and what dbt builds
+of the two must be the same.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from stack import local
 KINDS = ("pin", "geo", "user")
 BUCKET = "pinterest"
 PARTITIONS = SHARDS = 2
-#: What the two paths must agree about; what counts landed records is left out: by both, more land.
+#: What the two paths must agree about; what counts landed records says by which path they came.
 COMPARED = ("staging", "intermediate", "marts")
+#: The paths, each with the name of its lake under ``LAKES``.
+BATCH, STREAM = "batch", "stream"
+LAKES = local.RUN / "lakes"
 COUNTS_OF_LANDING = ("data_quality", "rejected_by_reason")
 
 
@@ -31,14 +35,16 @@ class DemoError(Exception):
     """A step failed, or the two paths differ."""
 
 
-def run(posts: int, lake: Path, pipeline: str, say: Callable[[str], None]) -> None:
+def run(posts: int, pipeline: str, say: Callable[[str], None]) -> list[tuple[str, int]]:
     """Drive posts through all of it; running it again sends more of them.
 
     Args:
         posts: how many the emulator sends.
-        lake: the folder for the lake of both paths; that of the stream path alone lies beside it.
         pipeline: the deployment's id.
         say: takes a line about each step.
+
+    Returns:
+        The tables that the two paths agree about, each with its number of rows.
 
     Raises:
         ServerError: a server does not start.
@@ -50,9 +56,8 @@ def run(posts: int, lake: Path, pipeline: str, say: Callable[[str], None]) -> No
             make_streams(pipeline)
         servers[name].up()
         say(f"{name} listens on {servers[name].address()}")
-    both, stream = lake, lake.with_name(f"{lake.name}-of-streams")
     objects = f"s3://{BUCKET}/msk"
-    steps: list[tuple[str, list[str], Path | None]] = [
+    steps: list[tuple[str, list[str], str | None]] = [
         ("filling the source database", ["ingestion", "seed-database"], None),
         (
             f"posting {posts:,} posts to Kafka and to Kinesis",
@@ -60,25 +65,39 @@ def run(posts: int, lake: Path, pipeline: str, say: Callable[[str], None]) -> No
             None,
         ),
         ("batch path: Kafka to S3", ["ingestion", "archive", "--uri", objects], None),
-        ("batch path: S3 to bronze", ["ingestion", "s3", "--uri", objects], both),
-        ("stream path: Kinesis to bronze", ["ingestion", "kinesis", "--once"], both),
-        ("building from both", ["dbt_lake", "build", "--quiet"], both),
-        ("stream path alone: Kinesis to bronze", ["ingestion", "kinesis", "--once"], stream),
-        ("building from the stream path alone", ["dbt_lake", "build", "--quiet"], stream),
+        ("batch path: S3 to bronze", ["ingestion", "s3", "--uri", objects], BATCH),
+        ("batch path: building", ["dbt_lake", "build", "--quiet"], BATCH),
+        ("stream path: Kinesis to bronze", ["ingestion", "kinesis", "--once"], STREAM),
+        ("stream path: building", ["dbt_lake", "build", "--quiet"], STREAM),
     ]
     environment = {**os.environ, **local.environment(), "PIPELINE_ID": pipeline}
-    for title, command, where in steps:
+    for title, command, path in steps:
         say(f"\n{title}: {' '.join(['python', '-m', *command])}")
-        more = {"LAKE_URI": str(where)} if where else {}
+        more = {"LAKE_URI": str((LAKES / path).resolve())} if path else {}
         begun = time.monotonic()
         done = subprocess.run([sys.executable, "-m", *command], env=environment | more, check=False)
         if done.returncode:
             raise DemoError(f"{title} failed; the servers go on running (python -m stack down)")
         say(f"  {time.monotonic() - begun:.1f} s")
-    differing = [name for name in tables(both) if content(both, name) != content(stream, name)]
+    return compare(LAKES / BATCH, LAKES / STREAM)
+
+
+def compare(batch: Path, stream: Path) -> list[tuple[str, int]]:
+    """The tables of two lakes, which must be the same, each with its number of rows.
+
+    Raises:
+        DemoError: a table differs, or no post is there.
+    """
+    found = {name: content(batch, name) for name in tables(batch)}
+    others = {name: content(stream, name) for name in tables(stream)}
+    differing = [n for n in sorted({*found, *others}) if found.get(n) != others.get(n)]
     if differing:
-        raise DemoError(f"the two paths differ in {', '.join(differing)}")
-    say(f"\nthe batch path and the stream path agree in {len(list(tables(both)))} tables")
+        raise DemoError(
+            f"the two paths differ in {', '.join(differing)}; their lakes are {batch} and {stream}"
+        )
+    if not found.get("intermediate/int_posts"):
+        raise DemoError(f"no post arrived; the lakes are {batch} and {stream}")
+    return [(name, len(rows)) for name, rows in found.items()]
 
 
 def tables(lake: Path) -> Iterator[str]:

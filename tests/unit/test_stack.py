@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
-from stack import local, process, spark
+from stack import demo, local, process, spark
 
 LISTEN = """
 import socket, sys, time
@@ -104,3 +107,37 @@ def test_the_command_tells_what_runs(tmp_path: Path) -> None:
     assert "SPARK_REMOTE names a server on cluster" in said[3].stderr
     assert said[4].stdout.split(maxsplit=1) == ["spark", "was not running\n"]
     assert [run.returncode for run in said] == [0, 2, 1, 1, 0]
+
+
+def lake(folder: Path, posts: dict[str, list[object]]) -> Path:
+    for table in ("staging/stg_pin", "intermediate/int_posts", "marts/popular_category_by_year"):
+        write_deltalake(str(folder / table), pa.table(posts))
+    write_deltalake(str(folder / "marts/data_quality"), pa.table({"of": [folder.name]}))
+    return folder
+
+
+def test_the_two_paths_are_compared_row_by_row(tmp_path: Path) -> None:
+    posts: dict[str, list[object]] = {"ind": [1, 2], "landed_at": [1, 2]}
+    batch = lake(tmp_path / "batch", posts)
+    later = lake(tmp_path / "stream", {"ind": [2, 1], "landed_at": [3, 4]})
+    assert demo.compare(batch, later) == [
+        ("staging/stg_pin", 2),
+        ("intermediate/int_posts", 2),
+        ("marts/popular_category_by_year", 2),
+    ]
+    other = lake(tmp_path / "other", posts)
+    shutil.rmtree(other / "marts/popular_category_by_year")
+    write_deltalake(str(other / "staging/stg_pin"), pa.table(posts), mode="append")
+    with pytest.raises(demo.DemoError, match=r"marts/popular_category_by_year, staging/stg_pin;"):
+        demo.compare(batch, other)
+    with pytest.raises(demo.DemoError, match="differ in marts/popular_category_by_year, staging"):
+        demo.compare(other, batch)
+
+
+def test_two_paths_by_which_nothing_came_do_not_agree(tmp_path: Path) -> None:
+    schema = pa.schema([("ind", pa.int64()), ("landed_at", pa.int64())])
+    for name in ("batch", "stream"):
+        for table in ("staging/stg_pin", "intermediate/int_posts", "marts/one"):
+            write_deltalake(str(tmp_path / name / table), schema.empty_table())
+    with pytest.raises(demo.DemoError, match="no post arrived"):
+        demo.compare(tmp_path / "batch", tmp_path / "stream")
