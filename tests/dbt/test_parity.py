@@ -25,7 +25,7 @@ TABLES = [
     *(("intermediate", table) for table in INTERMEDIATE),
     *(("marts", table) for table in MARTS),
 ]
-DAYS = 5
+DAYS = 3
 WITH_MARTS = (0, DAYS - 1)
 
 #: Spark's names of types, and Delta's.
@@ -104,7 +104,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(server: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """Five days on each engine; then Spark without ANSI mode; then a day by the other engine."""
+    """Three days on each engine; then Spark without ANSI mode; then a day by the other engine."""
     left = Grown(Built(tmp_path_factory.mktemp("by_spark")))
     ansi = {"spark.sql.ansi.enabled": "true"}
     with left.lake.dbt(ansi, **server) as by_spark:

@@ -28,8 +28,6 @@ RULES = "org.apache.spark.sql.catalyst.optimizer"
 #: Unit tests are plans of many parts for a handful of rows.
 SETTINGS = {
     **small_spark.SETTINGS,
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.optimizer.excludedRules": f"{RULES}.PushProjectionThroughUnion,"
     f"{RULES}.CollapseProject",
     "spark.sql.ui.explainMode": "simple",
