@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import chart, daily, grown, landing, scale, starting
+from benchmarks import (
+    chart,
+    commits,
+    daily,
+    freshness,
+    gateway,
+    grown,
+    kafka_landing,
+    landing,
+    memory,
+    scale,
+    starting,
+)
 from benchmarks.engines import Sail
 from stack import spark
 
@@ -27,7 +39,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Where inputs and lakes are written.")] = Path(
         "benchmarks/data"
     ),
-    only: Annotated[str, typer.Option(help="landing, building or starting.")] = "",
+    only: Annotated[str, typer.Option(help="landing, streams, building or starting.")] = "",
 ) -> None:
     """Measure landing, building and starting on this machine; inputs are kept for the next time.
 
@@ -38,6 +50,12 @@ def main(
     console.print(lines[0])
     if only in ("", "landing"):
         lines += _say("Landing", landing.measure(work, landing_posts, runs))
+    if only in ("", "streams"):
+        lines += _say("From memory to Delta", memory.measure(work, 200_000, runs))
+        lines += _say("From Kafka to Delta", kafka_landing.measure(work, 300_000, runs))
+        lines += _say("The gateway", gateway.measure(work, 4_000, 15))
+        lines += _say("How fresh bronze is", freshness.measure(work, 5_000, 60))
+        lines += _say("Thousands of commits", commits.measure(work))
     if only in ("", "building"):
         lines += _build(work, sizes, engines, spark_up_to)
     if only in ("", "starting"):

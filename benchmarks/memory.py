@@ -23,7 +23,7 @@ from benchmarks.process import run
 from ingestion.files import open_writer
 from ingestion.lake import Lake, Origin
 from ingestion.landing import Account, Batches, Chunk
-from ingestion.records import KINDS, Kind, Type
+from ingestion.records import KINDS, Type
 
 _HANDED_OVER = 5_000
 _DECODED = 2_000
