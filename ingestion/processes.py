@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 from collections import Counter
@@ -10,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from threading import Event
+from threading import Event, Thread
 from typing import Any, Protocol
 
 from ingestion.errors import PipelineError, SourceError
 from ingestion.landing import Account
 
-#: How long the others may take to end after one has failed, in seconds; then they are killed.
+#: How long processes may take to end once they are told to, in seconds; then they are killed.
 PATIENCE = 60.0
 #: Seconds between two reports of a process.
 _REPORT_SECONDS = 0.25
@@ -77,24 +78,27 @@ def run(
         What they have come to together.
 
     Raises:
-        PipelineError: one of them failed; the others have committed what they had read.
+        PipelineError: one of them failed, was ended by somebody else, or did not end when told to;
+            the others have committed what they had read.
     """
     if shares == 1:
         return work((0, 1), stopping, report, notice)
     spawning = multiprocessing.get_context("spawn")
     processes: dict[Any, Any] = {}
-    for share in range(shares):
-        ours, theirs = spawning.Pipe()
-        process = spawning.Process(target=_serve, args=(work, (share, shares), theirs))
-        process.start()
-        theirs.close()
-        processes[ours] = process
     try:
+        for share in range(shares):
+            ours, theirs = spawning.Pipe()
+            process = spawning.Process(target=_serve, args=(work, (share, shares), theirs))
+            process.start()
+            theirs.close()
+            processes[ours] = process
         return _attend(processes, stopping, report, notice)
     finally:
-        for pipe, process in processes.items():
+        for pipe in processes:
             pipe.close()  # tells it to stop
-            process.join(PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        for process in processes.values():
+            process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -116,6 +120,7 @@ def _attend(
     while running and (deadline is None or time.monotonic() < deadline):
         if not told and (failure is not None or one_was_stopped or stopping()):
             told = True
+            deadline = time.monotonic() + PATIENCE
             for pipe in running:
                 _tell(pipe)
         for pipe in wait(list(running), 0.2):
@@ -131,10 +136,18 @@ def _attend(
             elif what == "failure":
                 running.discard(pipe)
                 failure = failure or content
-                deadline = deadline or time.monotonic() + PATIENCE
         report(merged(list(reports.values())))
+    for pipe in running:
+        processes[pipe].kill()
     if failure is not None:
         raise failure
+    if running:
+        raise SourceError(
+            f"one of the processes did not end in {PATIENCE:.0f} s and was killed; run again, "
+            "nothing is lost"
+        )
+    if one_was_stopped and not stopping():
+        raise SourceError("one of the processes was told to end; run again, nothing is lost")
     return merged(list(reports.values()))
 
 
@@ -180,6 +193,7 @@ def merged(reports: Sequence[Report]) -> Report:
 
 def _serve(work: Work, share: tuple[int, int], pipe: Connection) -> None:
     stopped, told = Event(), Event()
+    Thread(target=_outlive_no_parent, daemon=True).start()
     # The keyboard's interrupt reaches every process; the first of them passes it on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
@@ -203,6 +217,15 @@ def _serve(work: Work, share: tuple[int, int], pipe: Connection) -> None:
         return
     _send(pipe, "report", final)
     _send(pipe, "end", stopped.is_set())
+
+
+def _outlive_no_parent() -> None:
+    """End this process some time after the first one is gone, whatever it is busy with."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    time.sleep(PATIENCE)
+    os._exit(1)
 
 
 def _send(pipe: Connection, what: str, content: Any) -> None:

@@ -18,7 +18,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import IO, Any, Protocol
@@ -92,9 +92,15 @@ class FolderTarget(Folder):
     def objects(self, topic: str, partition: int) -> Iterator[tuple[str, int]]:
         """The files of a partition."""
         folder = self._root / f"topics/{topic}/partition={partition}"
-        if folder.is_dir():
-            for path in sorted(folder.iterdir()):
-                yield str(path.relative_to(self._root)), path.stat().st_size
+        try:
+            paths = sorted(folder.iterdir()) if folder.is_dir() else []
+            found = [(str(path.relative_to(self._root)), path.stat().st_size) for path in paths]
+        except OSError as error:
+            raise SourceError(
+                f"{error.filename or folder} cannot be listed: {error.strerror}; "
+                "check its permissions"
+            ) from error
+        yield from found
 
     def create(self, key: str, data: bytes) -> bool:
         """Write a file beside the layout, then give it its name there."""
@@ -112,7 +118,8 @@ class FolderTarget(Folder):
         except OSError as error:
             raise _unwritable(str(path), error) from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # what went wrong before is told
+                partial.unlink()
         return True
 
 
@@ -244,7 +251,7 @@ class Sink:
         target: where to.
         topics: whose.
         flush_size: an object ends before each multiple of it.
-        compress: whether objects are compressed.
+        compress: whether objects are compressed, as those that are there.
         now: seconds of a clock that never goes back.
     """
 
@@ -284,6 +291,12 @@ class Sink:
         for item in found:
             if item.start < highest:
                 continue
+            if item.gzip != self._compress:  # names would not keep writers from each other
+                raise SourceError(
+                    f"{self._target.uri}: {item.key} is there; go on "
+                    f"{'with' if item.gzip else 'without'} --gzip, or archive into another folder "
+                    "or prefix"
+                )
             offset, line = item.start, None
             for lines, _ in read_lines(self._target, item):
                 offset += len(lines)

@@ -35,7 +35,9 @@ def archive(
     flush_size: Annotated[
         int, typer.Option(min=1, help="Records an object; it ends before each multiple of it.")
     ] = 10_000,
-    compress: Annotated[bool, typer.Option("--gzip", help="Compress the objects.")] = False,
+    compress: Annotated[
+        bool, typer.Option("--gzip", help="Compress the objects, as those there.")
+    ] = False,
     follow: FollowOption = False,
     max_latency: Annotated[
         float,
@@ -53,7 +55,12 @@ def archive(
 
     A record's offset is its object's start plus its line, as with the Kafka Connect S3 sink. What
     is archived is known from the objects alone: running it again writes nothing twice, nor do
-    several at once.
+    several at once, as long as all of them are given `--gzip`, or none. A topic that was deleted
+    and created anew goes into another folder or prefix.
+
+    Brokers that ask for a user or TLS: the `KAFKA_…` variables that `ingest kafka --help` names. A
+    store is reached with Amazon's own: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`,
+    `AWS_ENDPOINT_URL_S3`.
     """
     from ingestion.records import KINDS
     from ingestion.sink import Sink, open_target

@@ -109,9 +109,12 @@ def kafka(
     twice, nor do several at once. A topic that is not there is named and the others land;
     `--follow` waits for it, and for brokers that are away.
 
-    Brokers that ask for a user or TLS: `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_MECHANISM` (PLAIN,
-    SCRAM-SHA-256, SCRAM-SHA-512, AWS_MSK_IAM), `KAFKA_SASL_USERNAME`, `KAFKA_SASL_PASSWORD`,
-    `KAFKA_SSL_CAFILE`.
+    Brokers that ask for a user: `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_MECHANISM` (PLAIN,
+    SCRAM-SHA-256, SCRAM-SHA-512, AWS_MSK_IAM), `KAFKA_SASL_USERNAME`, `KAFKA_SASL_PASSWORD`;
+    AWS_MSK_IAM takes `AWS_REGION` and the AWS credentials at hand instead.
+
+    TLS: `KAFKA_SSL_CAFILE`, `KAFKA_SSL_CERTFILE`, `KAFKA_SSL_KEYFILE`, `KAFKA_SSL_PASSWORD` (of
+    the key), `KAFKA_SSL_CRLFILE`, `KAFKA_SSL_CHECK_HOSTNAME` (true or false).
     """
     from ingestion.lake import Lake
     from ingestion.processes import run

@@ -8,7 +8,7 @@ for displays of the lag; failing to write them fails nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -209,6 +209,7 @@ class KafkaReader:
         self._out = False
         self._ids: dict[str, str] = {}
         self._absent: set[str] = set()
+        self._leaderless: set[TopicPartition] = set()
         self._places: dict[TopicPartition, _Place] = {}
         self._marks: list[Chunk] = []
         self._group_offsets: dict[TopicPartition, int] = {}
@@ -338,10 +339,12 @@ class KafkaReader:
                 self._drop(name)
             elif self._settled and not self._follow:
                 continue  # what has come since is for the next run
-            fresh = self._unread(place, name, topic)
-            if fresh:
+            unread = self._unread(place, name, topic)
+            fresh = self._led(unread, topic)
+            if fresh or (unread and changed):
                 generation = self._generation(name, topic, changed, stored)
-                self._begin(cluster, name, topic, fresh, generation, stored)
+                if fresh:
+                    self._begin(cluster, name, topic, fresh, generation, stored)
             self._ids[name] = topic.id
         if not self._settled:
             self._settled, self._moved = True, self._now()
@@ -376,6 +379,17 @@ class KafkaReader:
             if kafka_topics.is_mine(place, number, *self._share)
         ]
         return [partition for partition in mine if partition not in self._places]
+
+    def _led(self, partitions: list[TopicPartition], topic: Topic) -> list[TopicPartition]:
+        """Those of some partitions that a broker leads; the next look is for the others."""
+        for at in partitions:
+            if at.partition in topic.leaderless and at not in self._leaderless:
+                text = f"topic {at.topic}, partition {at.partition} has no leader"
+                if not self._follow:
+                    raise SourceError(f"{text}; see whether all brokers run, then run again")
+                self._notice(f"{text}; waiting for one")
+                self._leaderless.add(at)
+        return [at for at in partitions if at.partition not in topic.leaderless]
 
     def _generation(
         self, name: str, topic: Topic, changed: bool, stored: Callable[[], Stored]
@@ -425,9 +439,10 @@ class KafkaReader:
             raise SourceError("; ".join([*lost[:3], "--accept-gap reads what is still there"]))
         for text in lost:
             self._notice(text)
-        if grown:
-            numbers = ", ".join(str(partition.partition) for partition in partitions)
-            self._notice(f"topic {name} has new partitions: {numbers}")
+        new = [str(at.partition) for at in partitions if at not in self._leaderless]
+        if grown and new:
+            self._notice(f"topic {name} has new partitions: {', '.join(new)}")
+        self._leaderless -= places.keys()
         self._marks += [
             Chunk(Origin(SOURCE, name, mark), at, at + 1, [], [], follows=False)
             for mark, at in generation.unrecorded
@@ -467,9 +482,11 @@ class KafkaReader:
             # A run at a time: what is read and not decoded yet stays small.
             polled = self._cluster.consumer.poll(timeout_ms=int(timeout * 1000), max_records=1)
         except kafka_errors.OffsetOutOfRangeError as error:
-            self._out_of_range(list(error.args[0]))
+            with suppress(_unreachable()):  # Kafka tells it once more
+                self._out_of_range(self._same(error.args[0]))
         except kafka_errors.LogTruncationError as error:
-            self._out_of_range(list(error.divergent_offsets))
+            with suppress(_unreachable()):
+                self._truncated(error.divergent_offsets)
         except kafka_errors.RetriableError:
             pass  # the client goes on trying by itself
         except kafka_errors.KafkaError as error:
@@ -489,18 +506,52 @@ class KafkaReader:
             self._cluster.consumer.pause(partition)
         return chunk
 
+    def _same(self, partitions: Iterable[TopicPartition]) -> list[TopicPartition]:
+        """Those of some partitions whose topics are still the ones that are read."""
+        assert self._cluster is not None
+        read = [at for at in partitions if at in self._places]
+        names = {at.topic for at in read}
+        topics = self._cluster.topics(sorted(names)) if names else {}
+        for name in names:
+            if name not in topics or topics[name].id != self._ids[name]:
+                self._begin_anew(name)
+        return [at for at in read if at in self._places]
+
+    def _begin_anew(self, name: str) -> None:
+        """Cease to read a topic; a look from now on, not one under way, tells what it is."""
+        self._drop(name)
+        self._looking, self._look_due = None, 0.0
+        self._settled = self._follow  # reading to the end is not at its end before that look
+
+    def _truncated(self, divergent: Mapping[TopicPartition, Any]) -> None:
+        """Kafka lost what was read last; what it holds in its place cannot land any more."""
+        partitions = self._same(divergent)
+        for at in partitions:
+            end = self._places[at].offset
+            known = divergent[at]
+            lost = f"[{known.offset:,}, {end:,})" if known else f"an unknown offset to {end:,}"
+            text = (
+                f"topic {at.topic}, partition {at.partition}: Kafka lost the records at {lost} "
+                "after they were read, and may hold others in their place"
+            )
+            if not self._accept_gap:
+                raise SourceError(f"{text}; --accept-gap leaves those out and reads on behind them")
+            self._notice(text)
+        self._out_of_range(partitions)
+
     def _out_of_range(self, partitions: Sequence[TopicPartition]) -> None:
         """What was to be read next is not there: removed meanwhile, or never written."""
         assert self._cluster is not None
-        try:
-            bounds = self._cluster.bounds(partitions)
-        except _unreachable():
-            return
-        for partition, (beginning, end) in bounds.items():
+        for partition, (beginning, end) in self._cluster.bounds(partitions).items():
+            if partition not in self._places:
+                continue
             place = self._places[partition]
             begin = kafka_topics.start(Offsets.of([(0, place.offset)]), beginning, end)
             if begin is None:
-                raise self._cut_off(partition, place.offset, end)
+                if not self._accept_new_topic:
+                    raise self._cut_off(partition, place.offset, end)
+                self._begin_anew(partition.topic)
+                continue
             for text in self._lost(partition, begin):
                 if not self._accept_gap:
                     raise SourceError(f"{text}; --accept-gap reads what is still there")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import ssl
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +13,9 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.net import manager as kafka_manager
 from kafka.net.compat import KafkaNetClient
+from kafka.net.transport import KafkaSSLTransport
 from kafka.structs import OffsetAndMetadata
 
 from ingestion.errors import SourceError
@@ -35,6 +39,30 @@ _WHY = re.compile(r"onnection .*?failed: (?:KafkaConnectionError: )?(.*?)(?: \(b
 
 class Unreachable(Exception):
     """No broker answers now; one may later."""
+
+
+class _TlsTransport(KafkaSSLTransport):  # type: ignore[misc]
+    """Gives up on a peer that is silent during the handshake, where kafka-python waits for ever."""
+
+    async def handshake(self) -> None:
+        """Agree on keys."""
+        until = time.monotonic() + CONNECT_MS / 1000
+        while True:
+            try:
+                self._sock.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                ready = self._net.wait_read(self._sock, until)
+            except ssl.SSLWantWriteError:
+                ready = self._net.wait_write(self._sock, until)
+            try:
+                await ready
+            except kafka_errors.KafkaTimeoutError:
+                self._sock.close()
+                raise TimeoutError("it accepts the connection and does not answer to TLS") from None
+
+
+kafka_manager.KafkaSSLTransport = _TlsTransport  # there is no setting for it
 
 
 class Cluster:
@@ -115,8 +143,14 @@ class Cluster:
             for topic in described:
                 answer = kafka_errors.for_code(topic["error_code"])
                 if answer is kafka_errors.NoError:
-                    numbers = sorted(part["partition_index"] for part in topic["partitions"])
-                    found[topic["name"]] = Topic(topic_id(topic.get("topic_id")), numbers)
+                    leaders = {
+                        part["partition_index"]: part["leader_id"] for part in topic["partitions"]
+                    }
+                    found[topic["name"]] = Topic(
+                        topic_id(topic.get("topic_id")),
+                        sorted(leaders),
+                        {number for number, leader in leaders.items() if leader < 0},
+                    )
                 elif answer is kafka_errors.TopicAuthorizationFailedError:
                     raise answer({topic["name"]})
         return found
@@ -125,13 +159,19 @@ class Cluster:
         """The first offset of partitions, and one more than the last that may be read.
 
         Raises:
-            Unreachable: no broker answers.
+            Unreachable: no broker answers, or none leads a partition.
             SourceError: a topic may not be read.
         """
         wanted = list(partitions)
-        with self._asking():
-            beginnings = self.consumer.beginning_offsets(wanted, timeout_ms=REQUEST_MS)
-            ends = self.consumer.end_offsets(wanted, timeout_ms=REQUEST_MS)
+        try:
+            with self._asking():
+                beginnings = self.consumer.beginning_offsets(wanted, timeout_ms=REQUEST_MS)
+                ends = self.consumer.end_offsets(wanted, timeout_ms=REQUEST_MS)
+        except KeyError as error:  # kafka-python leaves out partitions without a leader
+            at = error.args[0]
+            raise Unreachable(
+                f"topic {at.topic}, partition {at.partition} has no leader"
+            ) from error
         return {partition: (beginnings[partition], ends[partition]) for partition in wanted}
 
     @contextmanager
@@ -185,7 +225,7 @@ class _LastWords(logging.Handler):
 
     def reason(self, error: Exception) -> str:
         """Why no broker can be reached, in one line."""
-        found = [match[1] for text in reversed(self.texts) if (match := _WHY.search(text))]
+        found = [match[1] for text in reversed(list(self.texts)) if (match := _WHY.search(text))]
         # That time ran out is the last that happens, whatever kept it from being enough.
         telling = [why for why in found if "imed out" not in why]
         why = [*telling, *found, str(error)][0]

@@ -105,6 +105,10 @@ class PartitionRuns(Fetcher.PartitionRecords):  # type: ignore[misc]
                 return True
         return bool(batch.is_control_batch)
 
+    def _contains_abort_marker(self, batch: Any) -> bool:
+        # Compaction keeps a marker's batch without the marker.
+        return batch.records_count > 0 and bool(super()._contains_abort_marker(batch))
+
 
 def _read_old(batch: Any) -> tuple[list[int], list[bytes]]:
     """The records of a batch from before Kafka 0.11, as kafka-python reads them."""

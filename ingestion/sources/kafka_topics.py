@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import uuid
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,10 +32,12 @@ class Topic:
     Attributes:
         id: what Kafka calls it besides its name; empty for brokers before 2.8.
         partitions: their numbers.
+        leaderless: numbers of those that no broker leads now; they cannot be read.
     """
 
     id: str
     partitions: Sequence[int]
+    leaderless: Collection[int] = ()
 
 
 class Generation(NamedTuple):

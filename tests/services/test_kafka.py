@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import OffsetSpec, UserScramCredentialUpsertion
+from kafka.consumer.fetcher import Fetcher
+from kafka.errors import LogTruncationError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from ingestion import cli
@@ -36,7 +39,7 @@ from ingestion.processes import Report
 from ingestion.records import KINDS
 from ingestion.sources import kafka_cluster
 from ingestion.sources.kafka import KafkaReader, client_settings
-from ingestion.sources.kafka_cluster import Cluster
+from ingestion.sources.kafka_cluster import _WHY, Cluster, Unreachable, _LastWords
 from ingestion.sources.kafka_topics import topic_id
 from stack import kafka, process
 from tests.services.conftest import eventually
@@ -66,6 +69,7 @@ class Pipeline:
         self.admin = KafkaAdminClient(bootstrap_servers=servers)
         self.producer = KafkaProducer(bootstrap_servers=servers, acks="all", linger_ms=5)
         self.capsys: pytest.CaptureFixture[str] | None = None
+        self.deleted: set[Any] = set()
 
     def topic(self, kind: str) -> str:
         return f"{self.id}.{kind}"
@@ -82,8 +86,11 @@ class Pipeline:
     def _ready(self, kind: str, partitions: int) -> None:
         (topic,) = self.admin.describe_topics([self.topic(kind)])
         assert [p["leader_id"] for p in topic["partitions"]] == [1] * partitions
+        assert topic["topic_id"] not in self.deleted  # a broker hears of both after they are done
 
     def delete(self, kind: str) -> None:
+        (topic,) = self.admin.describe_topics([self.topic(kind)])
+        self.deleted.add(topic["topic_id"])
         self.admin.delete_topics([self.topic(kind)])
 
     def send(self, kind: str, values: Sequence[bytes | None], partition: int = 0) -> None:
@@ -413,6 +420,123 @@ def test_a_topic_created_anew_while_following(pipeline: Pipeline) -> None:
     assert len(rows(pipeline.lake, "geo", "ind", "where _partition like '0@%'")) == 30
 
 
+def test_a_topic_created_anew_between_two_looks(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The follower first learns that it stands behind the new topic's end."""
+    pipeline.create()
+    settle, still = KafkaReader._settle, threading.Event()
+
+    def settling(reader: KafkaReader, *looked: Any) -> None:
+        if not still.is_set():
+            settle(reader, *looked)
+
+    drop = KafkaReader._drop
+
+    def dropping(reader: KafkaReader, name: str) -> bool:
+        still.clear()
+        return drop(reader, name)
+
+    monkeypatch.setattr(KafkaReader, "_settle", settling)
+    monkeypatch.setattr(KafkaReader, "_drop", dropping)
+    with pipeline.follow(accept_new_topic=True):
+        pipeline.send("geo", geo(0, 20))
+        pipeline.await_rows("geo", 20)
+        still.set()
+        pipeline.delete("geo")
+        pipeline.create("geo")
+        wait_until(lambda: not still.is_set())
+        pipeline.send("geo", geo(0, 30))
+        pipeline.await_rows("geo", 50)
+    assert pipeline.offsets("geo") == list(range(20))
+    (topic,) = pipeline.admin.describe_topics([pipeline.topic("geo")])
+    assert pipeline.offsets("geo", f"0@{topic_id(topic['topic_id'])}") == list(range(30))
+
+
+def test_a_topic_created_anew_while_it_is_read_to_its_end(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.create()
+    pipeline.send("geo", geo(0, 20))
+    pipeline.ingest()
+    pipeline.send("geo", geo(20, 25))
+    poll, anew = KafkaConsumer.poll, [True]
+
+    def polling(consumer: KafkaConsumer, **how: Any) -> Any:
+        if anew:
+            anew.clear()
+            pipeline.delete("geo")
+            pipeline.create("geo")
+            pipeline.send("geo", geo(0, 30))
+            raise OffsetOutOfRangeError({TopicPartition(pipeline.topic("geo"), 0): 20})
+        return poll(consumer, **how)
+
+    monkeypatch.setattr(KafkaConsumer, "poll", polling)
+    pipeline.refused("is not the one that was read before")
+    pipeline.ingest("--accept-new-topic")
+    pipeline.send("geo", geo(30, 31))
+    anew.append(True)
+    streams = pipeline.ingest("--accept-new-topic").streams()
+    assert streams["geo"]["landed"] == 30
+    assert pipeline.landed("geo") == 20 + 30 + 30
+    assert in_place(pipeline)
+
+
+# --------------------------------------------------------------- partitions without a leader
+
+
+@pytest.fixture
+def leaderless(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The numbers of partitions that brokers say have no leader."""
+    numbers: set[int] = set()
+    describe = KafkaAdminClient.describe_topics
+
+    def described(admin: KafkaAdminClient, names: list[str]) -> Any:
+        topics = describe(admin, names)
+        for topic in topics:
+            for part in topic["partitions"]:
+                if part["partition_index"] in numbers:
+                    part["leader_id"] = -1
+        return topics
+
+    monkeypatch.setattr(KafkaAdminClient, "describe_topics", described)
+    return numbers
+
+
+def test_a_follower_reads_what_has_a_leader_and_waits_for_the_rest(
+    pipeline: Pipeline, leaderless: set[int]
+) -> None:
+    pipeline.create(partitions=2)
+    for kind in ("geo", "user"):
+        for partition in (0, 1):
+            pipeline.send(kind, geo(0, 10), partition)
+    leaderless.add(1)
+    with pipeline.follow() as following:
+        following.noticed(f"{pipeline.topic('geo')}, partition 1 has no leader; waiting for one")
+        wait_until(lambda: len(pipeline.offsets("geo")) == len(pipeline.offsets("user")) == 10)
+        leaderless.clear()
+        wait_until(lambda: len(pipeline.offsets("user", "1")) == 10)
+        wait_until(lambda: len(pipeline.offsets("geo", "1")) == 10)
+    assert not any("new partitions" in notice for notice in following.notices)
+
+
+def test_reading_to_the_end_names_a_partition_without_a_leader(
+    pipeline: Pipeline, leaderless: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.create(partitions=2)
+    leaderless.add(1)
+    pipeline.refused(f"topic {pipeline.topic('pin')}, partition 1 has no leader; see whether all")
+    leaderless.clear()
+    group = Fetcher._group_list_offset_requests
+
+    def grouped(fetcher: Any, timestamps: dict[TopicPartition, int]) -> Any:
+        """What kafka-python asks for if the leader went after the topic was described."""
+        return group(fetcher, {at: time_ for at, time_ in timestamps.items() if not at.partition})
+
+    monkeypatch.setattr(Fetcher, "_group_list_offset_requests", grouped)
+    pipeline.refused("cannot be reached: topic ", "partition 1 has no leader; ")
+
+
 # ---------------------------------------------------------------------- what Kafka removed
 
 
@@ -462,28 +586,32 @@ def test_records_removed_under_a_follower(
     def polling(reader: KafkaReader, timeout: float) -> list[Chunk]:
         if not still.is_set():
             return poll(reader, timeout)
-        stands.set()
+        assert reader._cluster is not None
+        # A fetch that is under way would bring what comes before it is removed.
+        if not reader._cluster.consumer._fetcher.in_flight_fetches():
+            stands.set()
+        time.sleep(0.01)
         return []
 
     monkeypatch.setattr(KafkaReader, "_poll", polling)
-    following = pipeline.follow(accept_gap=accept)
-    following.start()
-    pipeline.send("geo", geo(0, 10))
-    pipeline.await_rows("geo", 10)
-    still.set()
-    stands.wait(20)
-    pipeline.send("geo", geo(10, 100))
-    pipeline.remove("geo", before=60)
-    still.clear()
-    if not accept:
-        # A fetch that was under way may have brought what came before it was removed.
-        with pytest.raises(SourceError, match="were removed from Kafka before they were read"):
-            following.end(asked=len(pipeline.offsets("geo")) == 100)
-        return
-    wait_until(lambda: 99 in pipeline.offsets("geo"))
-    following.end()
+    with pipeline.follow(accept_gap=accept) as following:
+        pipeline.send("geo", geo(0, 10))
+        pipeline.await_rows("geo", 10)
+        still.set()
+        assert stands.wait(20)
+        pipeline.send("geo", geo(10, 100))
+        pipeline.remove("geo", before=60)
+        still.clear()
+        if accept:
+            wait_until(lambda: 99 in pipeline.offsets("geo"))
+        else:
+            with pytest.raises(
+                SourceError, match=r"\[10, 60\) were removed from Kafka before they"
+            ):
+                following.end(asked=False)
+            following.error = None
     assert in_place(pipeline)
-    assert set(range(10)) | set(range(60, 100)) <= set(pipeline.offsets("geo"))
+    assert pipeline.offsets("geo") == [*range(10), *(range(60, 100) if accept else ())]
 
 
 def test_a_partition_that_ends_before_where_it_has_landed(pipeline: Pipeline) -> None:
@@ -501,6 +629,43 @@ def test_a_partition_that_ends_before_where_it_has_landed(pipeline: Pipeline) ->
     pipeline.send("geo", geo(20, 30))
     assert pipeline.ingest().streams()["geo"]["landed"] == 10
     assert len(rows(pipeline.lake, "geo", "ind", "where _partition like '0@%'")) == 30
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_records_that_Kafka_lost_after_they_were_read(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """Other records have their offsets now, and the log has grown beyond them again."""
+    pipeline.create("geo")
+    at = TopicPartition(pipeline.topic("geo"), 0)
+    divergent = {at: OffsetAndMetadata(6, "", 0) if known else None}
+    elsewhere = {TopicPartition(pipeline.topic("geo"), 7): None}  # is read no more
+    pending: list[LogTruncationError] = []
+    poll = KafkaConsumer.poll
+
+    def polling(consumer: KafkaConsumer, **how: Any) -> Any:
+        if pending:
+            raise pending.pop()
+        return poll(consumer, **how)
+
+    monkeypatch.setattr(KafkaConsumer, "poll", polling)
+    said = f"Kafka lost the records at {'[6, 10)' if known else 'an unknown offset to 10'} after"
+    for accept in (True, False):
+        with pipeline.follow(accept_gap=accept) as following:
+            if accept:
+                pipeline.send("geo", geo(0, 10))
+            pipeline.await_rows("geo", 10 if accept else 15)
+            if accept:
+                pending.append(LogTruncationError(divergent | elsewhere))
+                following.noticed(said)
+                pipeline.send("geo", geo(10, 15))
+                pipeline.await_rows("geo", 15)
+            else:
+                pending.append(LogTruncationError(divergent))
+                with pytest.raises(SourceError, match="--accept-gap leaves those out and reads"):
+                    following.end(asked=False)
+                following.error = None
+    assert in_place(pipeline)
 
 
 # ------------------------------------------------------------------------- consumer groups
@@ -547,16 +712,75 @@ def test_a_broker_that_is_not_there(pipeline: Pipeline, monkeypatch: pytest.Monk
     assert time.monotonic() - begun < 30
 
 
+def test_a_server_that_is_silent_where_TLS_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_cluster, "CONNECT_MS", 500)
+    failed: list[Exception] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        servers = f"127.0.0.1:{silent.getsockname()[1]}"
+        settings = {"KAFKA_BOOTSTRAP_SERVERS": servers, "KAFKA_SECURITY_PROTOCOL": "SSL"}
+
+        def connect() -> None:
+            try:
+                Cluster(client_settings(settings))
+            except Exception as error:
+                failed.append(error)
+
+        connecting = threading.Thread(target=connect, daemon=True)
+        connecting.start()
+        connecting.join(20)
+    (error,) = failed
+    assert isinstance(error, Unreachable)
+    assert str(error) == "Handshake failed: it accepts the connection and does not answer to TLS"
+
+
+def test_the_client_may_warn_while_its_warnings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = _LastWords()
+    words.texts += ["Connection failed: refused", "Connection failed: timed out"]
+
+    class Warning_:
+        def search(self, text: str) -> Any:
+            words.texts.append("another thread's")
+            return _WHY.search(text)
+
+    monkeypatch.setattr(kafka_cluster, "_WHY", Warning_())
+    assert words.reason(RuntimeError()) == "refused"
+
+
 # ------------------------------------------------------------------------ several processes
 
 
-def start(pipeline: Pipeline, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "ingestion", "kafka", "--json", *pipeline.where(), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+class Commands:
+    """Commands in processes of their own, which do not outlive the test."""
+
+    def __init__(self) -> None:
+        self._started: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> Commands:
+        return self
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "ingestion", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._started.append(child)
+        return child
+
+    def __exit__(self, *_: object) -> None:
+        for child in self._started:
+            if child.poll() is None:
+                others = psutil.Process(child.pid).children(recursive=True)
+                for process_ in (*others, child):
+                    process_.kill()
+                child.communicate(timeout=30)
+
+
+@pytest.fixture
+def commands() -> Iterator[Commands]:
+    with Commands() as made:
+        yield made
 
 
 def ended(child: subprocess.Popen[str]) -> Ran:
@@ -564,13 +788,16 @@ def ended(child: subprocess.Popen[str]) -> Ran:
     return Ran(child.returncode, out, err)
 
 
-def test_several_processes_share_the_partitions_and_end_together(pipeline: Pipeline) -> None:
+def test_several_processes_share_the_partitions_and_end_together(
+    pipeline: Pipeline, commands: Commands
+) -> None:
     """The first time they are asked to end, the second time one of them is killed."""
     pipeline.create(partitions=3)
     Lake(pipeline.lake).create()
     sent = 0
     for failing in (False, True):
-        first = start(pipeline, "--follow", "--processes", "2", "--max-latency", "0.1")
+        how = ["--follow", "--processes", "2", "--max-latency", "0.1"]
+        first = commands.start("kafka", "--json", *pipeline.where(), *how)
         for kind, lines in (("geo", geo(sent, sent + 500)), ("user", [b'{"ind":1,"age":2}'] * 500)):
             for partition in range(3):
                 pipeline.send(kind, lines, partition)

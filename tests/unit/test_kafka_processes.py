@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing.context import SpawnProcess
 
+import psutil
 import pytest
 
+from ingestion import processes
 from ingestion.commands.kafka import Speeds
 from ingestion.errors import SourceError
 from ingestion.landing import Account
@@ -54,6 +59,27 @@ def fail_first(
     raise SourceError("out of records; wait")
 
 
+def stuck(
+    share: tuple[int, int], stopping: Stopping, report: Callable[[Report], None], notice: Notice
+) -> Report:
+    """The first one never ends."""
+    processes.PATIENCE = 0.2  # of its own process
+    if share[0]:
+        return wait_or(share, stopping, report, notice)
+    notice(f"{share[0]} at {os.getpid()}")
+    while True:
+        time.sleep(1)
+
+
+def run_stuck() -> None:
+    """In a process of its own: says who runs."""
+    run(stuck, 2, lambda: False, lambda _: None, lambda text: print(text, flush=True))
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
 def test_what_all_have_come_to() -> None:
     notices: list[str] = []
     reports: list[Report] = []
@@ -85,8 +111,9 @@ def test_they_end_together(what: str) -> None:
             else:
                 os.kill(pids["1"], signal.SIGTERM if what == "terminated" else signal.SIGKILL)
 
-    if what == "killed":
-        with pytest.raises(SourceError, match="ended with code -9; run again, nothing is lost"):
+    if what != "asked":
+        said = "ended with code -9" if what == "killed" else "was told to end"
+        with pytest.raises(SourceError, match=f"{said}; run again, nothing is lost"):
             run(wait_or, 2, lambda: bool(asked), lambda _: None, notice)
     else:
         done = run(wait_or, 2, lambda: bool(asked), lambda _: None, notice)
@@ -94,6 +121,54 @@ def test_they_end_together(what: str) -> None:
     for pid in pids.values():
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_one_that_does_not_end_when_told_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "PATIENCE", 2.0)
+    pids: list[int] = []
+    with pytest.raises(SourceError, match="did not end in 2 s and was killed; run again, nothing"):
+        run(
+            stuck,
+            2,
+            lambda: len(pids) == 2,
+            lambda _: None,
+            lambda text: pids.append(int(text.rpartition(" ")[2])),
+        )
+    assert all(gone(pid) for pid in pids)
+
+
+def test_none_outlives_the_first_process() -> None:
+    code = "from tests.unit.test_kafka_processes import run_stuck; run_stuck()"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        pids = [int(first.stdout.readline().rpartition(" ")[2]) for _ in range(2)]
+        first.kill()
+    try:
+        deadline = time.monotonic() + 20
+        while not all(gone(pid) for pid in pids):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        for pid in pids:
+            if not gone(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_those_that_were_started_end_if_one_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[SpawnProcess] = []
+    start = SpawnProcess.start
+
+    def failing(process: SpawnProcess) -> None:
+        if started:
+            raise OSError("no more processes")
+        start(process)
+        started.append(process)
+
+    monkeypatch.setattr(SpawnProcess, "start", failing)
+    with pytest.raises(OSError, match="no more processes"):
+        run(wait_or, 2, lambda: False, lambda _: None, lambda _: None)
+    (first,) = started
+    assert not first.is_alive()
 
 
 def test_accounts_are_added_up() -> None:

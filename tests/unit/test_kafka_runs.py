@@ -57,11 +57,15 @@ def batch(
     return bytes(made)
 
 
-def marker(offset: int, producer: int, commit: bool) -> bytes:
-    """The control batch that ends a transaction."""
+def marker(offset: int, producer: int, commit: bool, empty: bool = False) -> bytes:
+    """The control batch that ends a transaction; compaction may have emptied it."""
     builder = DefaultRecordBatchBuilder(2, 0, True, producer, 0, -1, 1 << 20)
     builder.append(0, 1, b"\0\0\0" + bytes([commit]), b"\0\0\0\0\0\0", [])
     made = builder.build()
+    if empty:
+        del made[61:]
+        made[8:12] = (len(made) - 12).to_bytes(4, "big")
+        made[57:61] = bytes(4)
     made[:8] = offset.to_bytes(8, "big")
     made[22] |= 0x20  # it is a control batch
     made[17:21] = crc32c(bytes(made[21:])).to_bytes(4, "big")
@@ -166,8 +170,22 @@ def test_aborted_records_and_markers_are_ranges_without_rows() -> None:
     (run,) = runs(data, 0, [(7, 1)])
     assert (run.start, run.end) == (0, 9)
     assert list(run.offsets) == [0, 4, 7]
-    (empty,) = runs(marker(5, 7, commit=False), 5)
-    assert empty == Run(5, 6, [], [])
+    for emptied in (False, True):
+        (empty,) = runs(marker(5, 7, commit=False, empty=emptied), 5)
+        assert empty == Run(5, 6, [], [])
+
+
+def test_a_marker_that_compaction_emptied_ends_nothing() -> None:
+    data = b"".join(
+        [
+            marker(0, 7, commit=True, empty=True),
+            batch([(None, b"aborted")], 1, producer=7),
+            marker(2, 7, commit=False),
+            batch([(None, b"committed")], 3, producer=7),
+        ]
+    )
+    (run,) = runs(data, 0, [(7, 1)])
+    assert run == Run(0, 4, [3], [b"committed"])
 
 
 def test_a_run_ends_where_it_has_enough(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,3 +259,28 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="cannot be written: Not a directory"):
         target.create(key_of(TOPIC, 0, 0, compress=False), b"")
     assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_a_folder_that_cannot_be_used_any_more(tmp_path: Path) -> None:
+    root = tmp_path / "sink"
+    target = FolderTarget(str(root))
+    with pytest.raises(SourceError, match="cannot be listed: File name too long; check its perm"):
+        list(target.objects("t" * 300, 0))
+    (root / "topics").rmdir()
+    root.rmdir()
+    root.touch()
+    with pytest.raises(PipelineError, match="cannot be written: Not a directory"):
+        target.create(key_of(TOPIC, 0, 0, compress=False), b"")
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_names_that_would_not_keep_writers_apart_are_refused(
+    tmp_path: Path, compress: bool
+) -> None:
+    one = a_sink(tmp_path, compress=compress)
+    one.add(chunk(0, numbers(0, 5)))
+    one.close()
+    how = "with" if compress else "without"
+    with pytest.raises(SourceError, match=rf"0000000000\.json.* is there; go on {how} --gzip, or"):
+        a_sink(tmp_path, compress=not compress).end(TOPIC, 0)
+    assert a_sink(tmp_path, compress=compress).end(TOPIC, 0) == 5
