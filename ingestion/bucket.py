@@ -3,15 +3,20 @@ commits are safe there.
 
 A commit is the file of its number in the table's log, and no two writers may both write it. A
 folder refuses the second by itself; a store refuses it only if it honours ``If-None-Match: *``,
-and one that does not keeps the later of the two and says nothing.
+and one that does not keeps the later of the two and says nothing. There are stores that honour it
+of two writes that follow each other, and not of two at once. Which this one is, is tried; but one
+that is several servers may be asked by way of one of them only.
 """
 
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from threading import Barrier
 from typing import Any
 
 from ingestion.errors import LakeError
@@ -30,6 +35,14 @@ _NO_ACCESS = frozenset({"AccessDenied", "AllAccessDisabled", "Forbidden", "403"}
 #: What a store answers where the object is there, or another is writing it at this moment.
 _REFUSED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 _UNKNOWN = frozenset({"NotImplemented", "501"})
+
+#: A store is safe if of so many writers at once one gets through, so many times in a row.
+_WRITERS = 8
+_RACES = 3
+#: So many races may say nothing, as an answer was lost or the store was busy.
+_UNDECIDED = 5
+#: Seconds after the first of those, twice as many after the second, and so on.
+_PAUSE = 0.1
 
 #: What this process has found out, by the address and the store's.
 _reachable: set[tuple[str, str]] = set()
@@ -88,29 +101,20 @@ def check_reachable(uri: str) -> None:
 
 
 def check_safe(uri: str) -> None:
-    """Try whether the store refuses to overwrite where it is told to, once in a process.
+    """Try whether the store lets one of several writers through, once in a process.
 
-    The object that this takes is removed again.
+    The objects that this takes are removed again.
 
     Raises:
-        LakeError: it does not, or these credentials may not write there.
+        LakeError: it does not, it does not say, or these credentials may not write there.
     """
     asked = (uri, _endpoint(os.environ))
     if asked in _safe:
         return
     check_reachable(uri)
     bucket, prefix = _parts(uri)
-    key = f"{prefix}.probe-{uuid.uuid4().hex}"
     with _explained(uri, bucket):
-        client = _client()
-        try:
-            _write_new(client, bucket, key)
-            safe = not _write_new(client, bucket, key)
-        except NotImplementedError:
-            safe = False
-        finally:
-            with suppress(Exception):  # what is wrong now was wrong before, and is told then
-                client.delete_object(Bucket=bucket, Key=key)
+        safe = _lets_one_through(bucket, prefix)
     if not safe:
         raise LakeError(
             f"{uri}: the store at {_endpoint(os.environ) or 'AWS'} does not honour conditional "
@@ -118,6 +122,69 @@ def check_safe(uri: str) -> None:
             "one that does, or set LAKE_URI to a folder"
         )
     _safe.add(asked)
+
+
+def _lets_one_through(bucket: str, prefix: str) -> bool:
+    """Whether of several that write an object at once, and one that comes later, one does.
+
+    Raises:
+        Exception: the client's; the store did not say.
+    """
+    # A write that is made again after its answer was lost is refused, and has got through.
+    client = _client(attempts=1, connections=_WRITERS)
+    undecided = decided = 0
+    with ThreadPoolExecutor(_WRITERS) as threads:
+        while decided < _RACES:
+            key = f"{prefix}.probe-{uuid.uuid4().hex}"
+            try:
+                written = _race(client, bucket, key, threads)
+            except NotImplementedError:
+                return False
+            except Exception as error:
+                if undecided == _UNDECIDED or not _passes(error):
+                    raise
+                undecided += 1
+                time.sleep(_PAUSE * undecided)
+                continue
+            finally:
+                with suppress(Exception):  # what is wrong now was wrong before, and is told then
+                    client.delete_object(Bucket=bucket, Key=key)
+            if written != 1:
+                return False
+            decided += 1
+    return True
+
+
+def _race(client: Any, bucket: str, key: str, threads: ThreadPoolExecutor) -> int:
+    """How many of those write an object who begin at once, and of one who comes later.
+
+    Raises:
+        Exception: the client's, where that is not known of all of them and may have been one.
+    """
+    start = Barrier(_WRITERS, timeout=30)
+
+    def write(_: int) -> bool:
+        start.wait()
+        return _write_new(client, bucket, key)
+
+    # Whatever goes wrong with one, nobody writes any more when this is over.
+    writes = [threads.submit(write, number) for number in range(_WRITERS)]
+    wait(writes)
+    written = sum(done.result() for done in writes if not done.exception())
+    if written <= 1:
+        for done in writes:
+            done.result()
+    return written + _write_new(client, bucket, key)
+
+
+def _passes(error: Exception) -> bool:
+    """Whether another try may get an answer: none came, or the store is busy."""
+    from botocore import exceptions as boto
+
+    if isinstance(error, boto.ClientError):
+        status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= 500 or status == 429
+    return isinstance(error, boto.HTTPClientError)
 
 
 def _write_new(client: Any, bucket: str, key: str) -> bool:
@@ -139,12 +206,15 @@ def _write_new(client: Any, bucket: str, key: str) -> bool:
     return True
 
 
-def _client() -> Any:
+def _client(attempts: int = 4, connections: int = 10) -> Any:
     import boto3
     from botocore.config import Config
 
     config = Config(
-        connect_timeout=5, read_timeout=20, retries={"mode": "standard", "max_attempts": 3}
+        connect_timeout=5,
+        read_timeout=20,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        max_pool_connections=connections,
     )
     return boto3.session.Session().client("s3", config=config)
 

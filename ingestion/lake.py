@@ -192,7 +192,7 @@ class Lake:
             LakeError: the folder cannot be written or holds something else, or the bucket's store
                 is one that commits are not safe in.
         """
-        self._check_safe()
+        self.check_safe()
         created = []
         for table in SCHEMAS:
             self._refuse_files(table)
@@ -206,19 +206,23 @@ class Lake:
         location = self.location(table)
         with explained(location):
             self._make_folder(table)
-            DeltaTable.create(
-                location,
-                SCHEMAS[table],
-                mode="ignore",
-                partition_by=["_landed_on"],
-                name=table,
-                storage_options=self.engine_options,
-                configuration={
-                    # Statistics of what readers prune by; texts of kilobytes say nothing.
-                    "delta.dataSkippingStatsColumns": "_landed_at,_position"
-                    + (",ind" if table in KINDS else ""),
-                },
-            )
+            try:
+                DeltaTable.create(
+                    location,
+                    SCHEMAS[table],
+                    mode="ignore",
+                    partition_by=["_landed_on"],
+                    name=table,
+                    storage_options=self.engine_options,
+                    configuration={
+                        # Statistics of what readers prune by; texts of kilobytes say nothing.
+                        "delta.dataSkippingStatsColumns": "_landed_at,_position"
+                        + (",ind" if table in KINDS else ""),
+                    },
+                )
+            except DeltaError:  # also where another process was first
+                if not DeltaTable.is_deltatable(location, self.engine_options):
+                    raise
 
     def _refuse_files(self, table: str) -> None:
         if "://" in self.uri:
@@ -240,8 +244,10 @@ class Lake:
             raise LakeError(
                 f"{folder} cannot be made: {error.strerror}; set LAKE_URI to another place"
             ) from error
-        # A creation cut short leaves an empty log folder behind.
-        if any(entry.name != "_delta_log" for entry in folder.iterdir()):
+        # A creation cut short leaves an empty log folder behind; another process may have created
+        # the table since, and landed in it.
+        others = any(entry.name != "_delta_log" for entry in folder.iterdir())
+        if others and not DeltaTable.is_deltatable(str(folder)):
             raise LakeError(
                 f"{folder} holds something else than a Delta table; "
                 "move it away or set LAKE_URI to another place"
@@ -278,7 +284,12 @@ class Lake:
         if bucket.is_bucket(self.uri):
             bucket.check_reachable(self.uri)
 
-    def _check_safe(self) -> None:
+    def check_safe(self) -> None:
+        """Find out whether commits are safe where the lake is, once in a process.
+
+        Raises:
+            LakeError: they are not, or the place cannot be written.
+        """
         if bucket.is_bucket(self.uri):
             bucket.check_safe(self.uri)
 
@@ -367,7 +378,7 @@ class Lake:
             outstanding: the rows that are still to be appended and what to record with them, as of
                 the open handle; nothing is committed where there is nothing to record.
         """
-        self._check_safe()
+        self.check_safe()
         # What is outstanding is asked of the handle that is then committed on: no other thread
         # may move it forward in between.
         with self._appending[table], explained(self.location(table)):

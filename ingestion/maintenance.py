@@ -201,11 +201,22 @@ def maintain(
 
 
 def tables_under(lake: str, options: Mapping[str, str] | None) -> list[str]:
-    """The Delta tables two levels below a lake, as ``schema/table``, in order."""
+    """The Delta tables two levels below a lake, as ``schema/table``, in order.
+
+    On a disk, folders that this user may not look into are passed over, such as ``lost+found``.
+    """
     storage = DeltaStorageHandler(lake, dict(options) if options else None)
-    schemas = _folders(storage, "")
-    tables = [table for schema in schemas for table in _folders(storage, schema)]
-    return sorted(table for table in tables if f"{table}/{_LOG}" in _folders(storage, table))
+
+    def below(folder: str) -> list[str]:
+        try:
+            return _folders(storage, folder)
+        except OSError:
+            if "://" in lake:
+                raise
+            return []
+
+    tables = [table for schema in _folders(storage, "") for table in below(schema)]
+    return sorted(table for table in tables if f"{table}/{_LOG}" in below(table))
 
 
 def remove_out_of_use(

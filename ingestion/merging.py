@@ -31,8 +31,10 @@ from ingestion.files import open_writer
 NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 _DAY = "_landed_on"
 _ATTEMPTS = 20
-#: Rows are read so many at a time: memory does not grow with a file's rows.
+#: Rows are read so many at a time, and so many bytes: memory does not grow with a file's rows, nor
+#: with what they were compressed from.
 _ROWS = 50_000
+_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,9 @@ def _write(handle: DeltaTable, options: Mapping[str, str] | None, group: Sequenc
             with storage.open_input_file(file.path) as source:
                 stored = pa.BufferReader(source.read())
             try:
-                for batch in pq.ParquetFile(stored).iter_batches(_ROWS, use_threads=False):
+                opened = pq.ParquetFile(stored)
+                at_once = _rows_at_once(opened.metadata)
+                for batch in opened.iter_batches(at_once, use_threads=False):
                     writer.write_batch(batch.select(schema.names).cast(schema))
                     rows += batch.num_rows
             except pa.ArrowException as error:
@@ -164,6 +168,14 @@ def _write(handle: DeltaTable, options: Mapping[str, str] | None, group: Sequenc
         _together(max, [file.greatest for file in group]),
         _together(sum, [file.nulls for file in group]),
     )
+
+
+def _rows_at_once(file: pq.FileMetaData) -> int:
+    """How many rows of a file to read at a time."""
+    row_groups = (file.row_group(number) for number in range(file.num_row_groups))
+    held: int = sum(group.total_byte_size for group in row_groups)
+    rows: int = file.num_rows
+    return max(1, min(_ROWS, _BYTES * rows // max(held, 1)))
 
 
 def _commit(handle: DeltaTable, group: Sequence[File], merged: File) -> bool:

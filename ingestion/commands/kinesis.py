@@ -70,6 +70,7 @@ def kinesis(
 
     It stops where records may have expired before they were read: where the last one that landed
     of a shard is no longer in the stream. If nothing was sent while it was away, none was lost.
+    Of a shard of which nothing has landed yet it cannot tell: what expires before goes unnoticed.
     """
     from ingestion.lake import Lake
     from ingestion.records import KINDS

@@ -1,4 +1,4 @@
-"""`ingest maintain`: the daily upkeep of the bronze tables."""
+"""`ingest maintain`: the weekly upkeep of the bronze tables."""
 
 from __future__ import annotations
 
@@ -53,6 +53,8 @@ def maintain(
             param_hint="--retention",
         )
     opened = Lake(lake)
+    if not dry_run:
+        opened.check_safe()
     done = []
     for table in SCHEMAS:
         location = opened.location(table)
@@ -71,7 +73,9 @@ def maintain(
             out.print(_line(result, dry_run))
     others = {}
     if every:
-        for name in maintenance.tables_under(opened.uri, opened.engine_options):
+        with explained(opened.uri):
+            names = maintenance.tables_under(opened.uri, opened.engine_options)
+        for name in names:
             if not name.startswith(f"{BRONZE}/"):
                 others[name] = _clear(opened, name, kept, dry_run)
         if not as_json:

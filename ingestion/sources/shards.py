@@ -6,11 +6,14 @@ their ends; a parent that is listed no more has expired, and its records with it
 Kinesis does not say whether records expired between the last one that landed and the oldest one
 there is. It can be proved that none did: records expire in their order, so as long as the last one
 is still there, those after it are too. Reading therefore begins *at* the last record, not after
-it, and a shard whose last record has expired is suspect: :class:`Gap`.
+it, and a shard whose last record has expired is suspect: :class:`Gap`. Of a shard of which nothing
+has landed there is no such record: what expires of it before the first one lands is not noticed,
+unless it came from a shard that was read before.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +28,8 @@ RETRY_FIRST = 0.25
 RETRY_MOST = 10.0
 #: Up to this part of the time that records are kept, nothing unread can have expired.
 _SAFE = 0.9
+#: Shards are numbered in the order in which they are made.
+_SHARD_ID = re.compile(r"shardId-([0-9]{12})")
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class Cursor:
         unknown: whether Kinesis has refused the position as none of the shard's.
         oldest: whether the iterator began at the oldest record, not at a sequence number.
         begun: whether it has been read at all.
-        known: when everything that had come by then was read, in seconds since 1970.
+        known: everything that had come by then was read, in seconds since 1970.
         behind: seconds by which the last page was behind the newest record.
         due: from when on it may be read, on a clock that never goes back.
         failures: calls that failed in a row.
@@ -168,7 +173,7 @@ class Cursor:
 
     def losing(self, page: Page, kept: float) -> bool:
         """Whether reading has fallen behind so far that records may expire before it."""
-        return self.known is not None and page.behind >= _SAFE * kept
+        return self.begun and page.behind >= _SAFE * kept
 
     def take(self, page: Page, now: float, kept: float) -> tuple[int, Gap | None]:
         """Move on by a page.
@@ -198,11 +203,17 @@ class Cursor:
         self.behind = page.behind
         self.iterator = page.iterator
         self.over = page.iterator is None
-        if page.behind < _SAFE * kept:
+        far = page.behind >= _SAFE * kept
+        if numbers or not far:
             self.known = now - page.behind
-        elif not numbers and not self.oldest and not self.over:
-            # Kinesis stays at a sequence number that has expired, as far behind as can be.
-            self.iterator, self.anew = None, True
+        if far and not self.over:
+            if new < len(numbers):
+                # What follows may expire before the next read, which has to begin at a record.
+                self.iterator, self.whole = None, False
+                self.doubt = "its last record that was read has expired meanwhile"
+            elif not numbers and not self.oldest:
+                # Kinesis stays at a sequence number that has expired, as far behind as can be.
+                self.iterator, self.anew = None, True
         return new, gap
 
 
@@ -222,6 +233,8 @@ class Stream:
     kept: float = 24 * 3600.0
     cursors: dict[str, Cursor] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
+    #: Of those that have expired, the ones of which nothing has landed.
+    _unread: set[str] = field(default_factory=set)
 
     def update(self, shards: Iterable[Shard]) -> bool:
         """Take notice of the shards that the stream has now.
@@ -246,6 +259,7 @@ class Stream:
         another = any(ends[id_] for id_ in changed) or (bool(foreign) and not accepted)
         if changed:
             self._ended.clear()
+            self._unread.clear()
         before, self.cursors = self.cursors, {}
         for id_, shard in sorted(listed.items()):
             cursor = before.get(id_)
@@ -286,9 +300,27 @@ class Stream:
         elif cursor.position:
             cursor.whole = False
             cursor.doubt = "its last record that landed has expired"
-        elif lost := [id_ for id_ in expired if self.landed(id_)]:
+        elif lost := [id_ for id_ in expired if self._read_before(id_)]:
             cursor.whole = False
             cursor.doubt = f"{lost[0]}, which it came from, has expired before it was read"
+
+    def _read_before(self, expired: str) -> bool:
+        """Whether records have landed of a shard that has expired, or may have of its forebears.
+
+        Those have expired, too, and nobody tells any more which they were: any that was made
+        before it may be one.
+        """
+        if self.landed(expired):
+            return True
+        match = _SHARD_ID.fullmatch(expired)
+        for number in reversed(range(int(match[1]) if match else 0)):
+            id_ = f"shardId-{number:012}"
+            if id_ in self.cursors or id_ in self._unread:
+                continue
+            if self.landed(id_):
+                return True
+            self._unread.add(id_)
+        return False
 
     def end(self, cursor: Cursor) -> None:
         """A shard was read to its end: its children may be read."""

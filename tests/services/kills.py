@@ -1,5 +1,7 @@
 """Landers that compete for one source and are killed at random, and a check of every record.
 
+Beside them the lake is maintained over and over, which is killed as they are.
+
 Records with known keys are put into the source, partly before landing and partly meanwhile, one in
 a hundred of them unfit to land in a known way. Afterwards every one of them must be in bronze or
 among the rejected, once, at its own place and under its own key.
@@ -31,6 +33,8 @@ from tests.services.landers import Lander, Nursery, Order, Stage
 UNFIT = 100
 #: When to kill: at any moment, or when one is seen in the middle of something.
 AIMS = (None, Stage.REJECTING, Stage.LANDING, Stage.BETWEEN)
+#: The slot of the one that maintains the lake.
+UPKEEP = -1
 
 
 # --- records ----------------------------------------------------------------------------------
@@ -268,6 +272,7 @@ class Report:
         twice: those that are somewhere more than once.
         wrong: rows that are of no record, or do not say what was put.
         ended: what landers said that ended by themselves.
+        merged: tables that consist of fewer files than were landed.
         seconds: from the first lander's start to everything having landed.
     """
 
@@ -280,6 +285,7 @@ class Report:
     twice: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
+    merged: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -309,6 +315,7 @@ class Report:
 
 def check(report: Report, lake: str, put: Mapping[Place, Record]) -> None:
     """Compare the lake with what was put into the source."""
+    report.merged = [table for table in (*KINDS, REJECTED) if _merged(lake, table)]
     keys: Counter[tuple[str, int]] = Counter()
     places: Counter[Place] = Counter()
     for kind in KINDS:
@@ -346,6 +353,12 @@ def rows(lake: str, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
     for batch in builder.execute(query):
         lists = [batch.column(at).to_pylist() for at in range(batch.num_columns)]
         yield from zip(*lists, strict=True)
+
+
+def _merged(lake: str, table: str) -> bool:
+    """Whether a table has fewer files than appends, each of which has a time of its own."""
+    times = {at for *_, at in rows(lake, table, "cast(_landed_at as varchar)")}
+    return len(DeltaTable(f"{lake}/bronze/{table}").file_uris()) < len(times)
 
 
 def landed(lake: str) -> int:
@@ -400,6 +413,8 @@ def run(
     for slot in range(landers):
         race.start(slot)
     for number in range(kills):
+        if number == 1 and not mutation:
+            race.keep_up()
         due = count // 4 + (count - count // 4) * (number + 1) // kills
         fed = feed(source, put, everything, fed, due)
         race.kill_one()
@@ -471,7 +486,22 @@ class _Race:
             self._mutation,
             pause=self._pause,
         )
+        if slot == UPKEEP:
+            order = replace(
+                order,
+                arguments=["maintain", "--retention", "24", "--lake", self._lake],
+                again=True,
+                rest=1.0,
+            )
         self._running[slot] = self._nursery.start(order)
+
+    def keep_up(self) -> None:
+        """Begin to maintain the lake, once the landers have made its last table."""
+        last = f"{self._lake}/bronze/{REJECTED}"
+        deadline = time.monotonic() + 10
+        while not DeltaTable.is_deltatable(last) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self.start(UPKEEP)
 
     def replace_ended(self) -> None:
         """Note who gave up, and start another instead."""

@@ -27,7 +27,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from ingestion import cli, commands, landing, sources
+from ingestion import cli, commands, landing, maintenance, sources
+from ingestion import lake as lake_module
 from ingestion.lake import REJECTED, SCHEMAS, Lake, Origin, Piece
 from ingestion.landing import Batches
 from ingestion.offsets import Offsets
@@ -57,6 +58,7 @@ class Order:
         mutation: a name in `MUTATIONS`; none for the landing that is to be proved.
         batch_records: records a commit.
         pause: seconds, at the most, between the commits of one batch.
+        rest: seconds before the command is run again.
     """
 
     arguments: Sequence[str]
@@ -67,6 +69,7 @@ class Order:
     mutation: str = ""
     batch_records: int = 400
     pause: float = 0.02
+    rest: float = 0.05
 
 
 class Lander:
@@ -215,13 +218,18 @@ def _be_lander(order: Order, pipe: Connection) -> None:
         os.environ.update(order.environment)
         landing.BATCH_RECORDS = order.batch_records
         landing.DECODED_RECORDS = max(1, order.batch_records // 4)
+        # The tables get few commits: upkeep has its turn as often as in days of landing.
+        lake_module._COMMITS_A_CHECKPOINT = 5
+        lake_module._COMMITS_A_MERGE = 10
+        lake_module._COMMITS_A_HANDLE = 7
+        maintenance.KEPT_COMMITS = 10
         teller = _Teller(order)
         MUTATIONS[order.mutation](teller)
         teller.attend()
         sys.argv = ["ingest", *order.arguments]
         code = _ingest()
         while order.again and not code:
-            time.sleep(0.05)
+            time.sleep(order.rest)
             code = _ingest()
     except BaseException:
         import traceback

@@ -38,6 +38,8 @@ def test_whoever_is_killed_every_record_is_there_once(
     assert report.kills == KILLS
     # Most kills hit work, not landers that had nothing to do.
     assert report.busy >= KILLS // 3, report
+    # It was upheld meanwhile.
+    assert report.merged, report
 
 
 def test_nor_does_it_matter_where_the_lake_is(

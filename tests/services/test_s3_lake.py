@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import pyarrow as pa
@@ -255,14 +257,20 @@ class StandIn(ThreadingHTTPServer):
 
     Attributes:
         answer: the status that a PUT gets of an object that is there and must not be.
+        slow: seconds between its look for an object and its writing it; 0 if nobody gets between.
+        busy: so many of the next PUTs are not taken.
         objects: what it holds.
         asked: the methods of the requests it got.
     """
 
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self, answer: int) -> None:
         self.answer = answer
+        self.slow = 0.0
+        self.busy = 0
+        self.writing = Lock()
         self.objects: set[str] = set()
         self.asked: list[str] = []
         super().__init__(("127.0.0.1", 0), _Answers)
@@ -284,14 +292,23 @@ class _Answers(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        server = self.server
+        with server.writing:
+            server.busy -= 1
+            status = 503 if server.busy >= 0 else self._refused()
+            if status == 200 and not server.slow:
+                server.objects.add(self.path)
+        if status == 200 and server.slow:
+            time.sleep(server.slow)
+            server.objects.add(self.path)
+        codes = {412: "PreconditionFailed", 501: "NotImplemented", 503: "SlowDown"}
+        code = codes.get(status)
+        self._answer(status, f"<Error><Code>{code}</Code></Error>".encode() if code else b"")
+
+    def _refused(self) -> int:
         conditional = self.headers.get("If-None-Match") == "*"
-        if conditional and (self.server.answer == 501 or self.path in self.server.objects):
-            code = {412: "PreconditionFailed", 501: "NotImplemented"}.get(self.server.answer, "")
-            if self.server.answer != 200:
-                self._answer(self.server.answer, f"<Error><Code>{code}</Code></Error>".encode())
-                return
-        self.server.objects.add(self.path)
-        self._answer(200)
+        there = self.path in self.server.objects
+        return self.server.answer if conditional and (self.server.answer == 501 or there) else 200
 
     def do_DELETE(self) -> None:
         self.server.objects.discard(self.path)
@@ -343,8 +360,42 @@ def test_a_store_is_asked_once_and_nothing_is_left_in_it(
     server = stand_in(412)
     for _ in range(3):
         bucket.check_safe("s3://bucket/lake")
-    assert server.asked == ["GET", "PUT", "PUT", "DELETE"]
+    assert Counter(server.asked) == {"GET": 1, "PUT": 3 * 9, "DELETE": 3}
     assert server.objects == set()
+
+
+def test_a_store_that_looks_and_then_writes_is_refused(
+    stand_in: Callable[[int], StandIn],
+) -> None:
+    """It refuses a write that comes later, but not one that comes in between."""
+    server = stand_in(412)
+    server.slow = 0.1
+    with pytest.raises(LakeError, match="does not honour conditional writes"):
+        bucket.check_safe("s3://bucket/lake")
+    assert server.objects == set()
+
+
+def test_a_store_that_is_busy_is_asked_again(
+    stand_in: Callable[[int], StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "_PAUSE", 0.0)
+    server = stand_in(412)
+    server.busy = 3
+    bucket.check_safe("s3://bucket/lake")
+    bucket._safe.clear()
+    server.busy = 1_000
+    with pytest.raises(LakeError, match=r"s3://bucket/lake: .*SlowDown"):
+        bucket.check_safe("s3://bucket/lake")
+    assert 1_000 - server.busy < 100
+
+
+def test_upkeep_commits_too(stand_in: Callable[[int], StandIn], tmp_path: Path) -> None:
+    server = stand_in(200)
+    done = ingest("maintain", cwd=tmp_path, LAKE_URI="s3://bucket/lake")
+    refused(done, "s3://bucket/lake: the store at", "does not honour conditional writes")
+    server.asked.clear()
+    refused(ingest("maintain", "--dry-run", cwd=tmp_path, LAKE_URI="s3://bucket/lake"), "init")
+    assert "PUT" not in server.asked
 
 
 # --------------------------------------------------------------------------------------- dbt

@@ -367,6 +367,107 @@ def test_a_child_whose_parent_expired_before_its_end_was_read() -> None:
     assert [gap.shard for gap in Run(model, landed).drain().gaps] == [other]
 
 
+def test_a_shard_and_its_parent_came_and_expired_while_nobody_read() -> None:
+    """Of the child's own parent nothing has landed, but of that one's."""
+    model = Model()
+    first, aside = model.open(), model.open()
+    model.put(first)
+    landed: dict[str, int] = {}
+    Run(model, landed).drain()
+    model.put(first, 2)
+    parent, _ = model.split(first)
+    model.put(parent, 2)
+    child, other = model.split(parent)
+    model.now += KEPT
+    (oldest,) = model.put(child)
+    model.put(aside)
+    run = Run(model, landed).drain()
+    why = f"{parent}, which it came from, has expired before it was read"
+    assert run.gaps == [Gap(child, None, oldest, why)]
+    model.put(other)
+    assert [gap.shard for gap in Run(model, landed).drain().gaps] == [other]
+
+
+def test_shards_that_are_there_were_not_before_one_that_has_expired() -> None:
+    model = Model()
+    read, parent = model.open(), model.open()
+    child, _ = model.split(parent)
+    model.now += KEPT
+    model.put(read)
+    landed: dict[str, int] = {}
+    Run(model, landed).drain()
+    assert landed[read]
+    model.put(child)
+    assert Run(model, landed).drain().gaps == []
+
+
+def test_shards_with_names_of_another_kind_have_their_parents_only() -> None:
+    asked: list[str] = []
+    stream = Stream("s", lambda id_: asked.append(id_) or 0, KEPT)
+    stream.update([Shard("green", ("blue",), 1, closed=False)])
+    (cursor,) = stream.readable()
+    stream.beginning(cursor, 0.0)
+    assert (cursor.whole, asked) == (True, ["green", "blue"])
+
+
+@pytest.mark.parametrize("page", [1, 3])
+@pytest.mark.parametrize("iterator", ["goes on", "expires"])
+@pytest.mark.parametrize("expired", ["goes on", "stalls", "is refused"])
+def test_what_expires_while_reading_is_almost_a_retention_behind_is_a_gap(
+    expired: Any, iterator: str, page: int
+) -> None:
+    """However little was read, and whether Kinesis goes on behind what has expired or not."""
+    model = Model(expired=expired, page=page)
+    id_ = model.open()
+    model.put(id_, 3)
+    model.now += 60
+    lost = model.put(id_, 4)
+    model.now += 0.95 * KEPT
+    (oldest,) = model.put(id_)
+    run = Run(model, {})
+    (cursor,) = run.stream.readable()
+    while not run.handed:
+        run.read(cursor)
+    model.now += 0.05 * KEPT
+    if iterator == "expires":
+        cursor.iterator = None
+    run.drain()
+    assert [gap.before for gap in run.gaps] == [oldest]
+    assert run.handed[-1] == (id_, oldest)
+    assert not {number for _, number in run.handed} & set(lost)
+
+
+@pytest.mark.parametrize("page", [1, 2, 3])
+def test_reading_that_far_behind_comes_to_its_end(page: int) -> None:
+    model = Model(page=page)
+    id_ = model.open()
+    numbers = model.put(id_, 10)
+    model.now += 0.95 * KEPT
+    numbers += model.put(id_)
+    run = Run(model, {}).drain()
+    assert (run.numbers(id_), run.gaps) == (numbers, [])
+
+
+def test_a_page_that_had_nothing_new_proves_nothing_for_long() -> None:
+    """Far behind, the last record was seen, and its iterator expires before the next read."""
+    model = Model(page=1)
+    id_ = model.open()
+    model.put(id_, 2)
+    model.now += 60
+    model.put(id_, 2)
+    model.now += 0.95 * KEPT
+    (oldest,) = model.put(id_)
+    run = Run(model, {})
+    (cursor,) = run.stream.readable()
+    while len(run.handed) < 2:
+        run.read(cursor)
+    run.read(cursor)
+    assert (len(run.handed), cursor.whole) == (2, True)
+    model.now += 0.05 * KEPT
+    cursor.iterator = None
+    assert [gap.before for gap in run.drain().gaps] == [oldest]
+
+
 def test_what_expired_before_the_first_run_is_no_gap() -> None:
     model = Model()
     parent = model.open()
@@ -468,7 +569,7 @@ def test_reading_that_falls_behind_is_told_before_records_expire() -> None:
         return Page([5], [b""], 0.0, seconds, "next")
 
     assert not cursor.losing(behind(0.95 * KEPT), KEPT)  # the first read of an old stream
-    cursor.take(behind(60), 0.0, KEPT)
+    cursor.take(behind(0.95 * KEPT), 0.0, KEPT)
     assert not cursor.losing(behind(0.5 * KEPT), KEPT)
     assert cursor.losing(behind(0.95 * KEPT), KEPT)
 

@@ -82,6 +82,39 @@ def test_a_new_lake_has_the_bronze_tables(tmp_path: Path) -> None:
         assert rows(lake, table) == []
 
 
+def test_several_make_a_lake_at_once(tmp_path: Path) -> None:
+    """Each of them, and each finds the tables and goes on, whoever was first."""
+    for number in range(8):
+        together = Barrier(4)
+
+        def make(_: int, uri: str = str(tmp_path / str(number)), start: Barrier = together) -> None:
+            lake = Lake(uri, clock=lambda: NOON)
+            start.wait()
+            lake.create()
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(make, range(4)))
+        assert all(Lake(str(tmp_path / str(number))).exists(table) for table in SCHEMAS)
+
+
+def test_another_makes_a_table_and_lands_in_it_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(str(tmp_path / "lake"), clock=lambda: NOON)
+    other = Lake(lake.uri, clock=lambda: NOON)
+    make = Lake._make_folder
+
+    def late(self: Lake, table: str) -> None:
+        if self is lake and table == "geo":
+            other.create()
+            other.append("geo", [piece(0, 1)])
+        make(self, table)
+
+    monkeypatch.setattr(Lake, "_make_folder", late)
+    lake.create()
+    assert landed(lake) == [0]
+
+
 def test_a_row_says_where_it_comes_from_and_when_it_landed(lake: Lake) -> None:
     lake.append("geo", [piece(41, 42, Origin("kafka", "a.geo", "shardId-7"))])
     columns = "ind, country, latitude, _rescued, _source, _stream, _partition, _position"

@@ -31,6 +31,7 @@ from ingestion.maintenance import (
 )
 from ingestion.merging import File, groups, merge_files
 from ingestion.records import KINDS, decode
+from tests.commands.test_ingest_command import ingest
 from tests.unit.test_lake import GEO, ORIGIN, another, landed, piece, rows
 
 NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
@@ -261,6 +262,56 @@ def test_merged_files_are_written_as_landed_ones_are(lake: Lake) -> None:
     assert before["title"][2:] == ("ZSTD", False, False)
     assert before["category"][2:] == ("ZSTD", True, True)
     assert before["_position"][2:] == ("ZSTD", False, True)
+
+
+def test_a_merge_reads_few_of_large_records_at_a_time(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of some kilobytes may hold gigabytes of text that repeats itself."""
+    text = b"x" * 100_000
+    for start in (0, 400):
+        raws = [b'{"index": %d, "unique_id": "u", "title": "%s"}' % (at, text)
+                for at in range(start, start + 400)]  # fmt: skip
+        offsets = pa.array(range(start, start + 400), pa.int64())
+        fit = decode(KINDS["pin"], raws).rows
+        lake.append("pin", [Piece(ORIGIN, start, start + 400, offsets, fit)])
+    before = sorted(rows(lake, "pin", "ind, title"))
+    sizes: list[int] = []
+    write = pq.ParquetWriter.write_batch
+
+    def watched(self: pq.ParquetWriter, batch: pa.RecordBatch, *rest: Any) -> None:
+        sizes.append(batch.nbytes)
+        write(self, batch, *rest)
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_batch", watched)
+    assert merge_files(lake.open("pin"), lake.engine_options, DAY, MERGED_BYTES) == (1, 0)
+    assert sum(sizes) > 80_000_000
+    assert max(sizes) <= 20_000_000
+    assert sorted(rows(lake, "pin", "ind, title")) == before
+
+
+def test_folders_that_may_not_be_looked_into_are_passed_over(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a disk's lost+found; the lake itself may not be one."""
+    Path(lake.uri, "lost+found").mkdir()
+    listed, closed = maintenance._folders, {"lost+found"}
+
+    def folders(storage: Any, folder: str) -> list[str]:
+        if folder in closed:
+            raise OSError("Generic LocalFileSystem error: Permission denied (os error 13)")
+        return listed(storage, folder)
+
+    monkeypatch.setattr(maintenance, "_folders", folders)
+    found = maintenance.tables_under(lake.uri, lake.engine_options)
+    assert found == ["bronze/geo", "bronze/pin", "bronze/rejected", "bronze/user"]
+    closed.add("")
+    with pytest.raises(OSError, match="Permission denied"):
+        maintenance.tables_under(lake.uri, lake.engine_options)
+    done = ingest("maintain", "--all", cwd=Path(lake.uri).parent, LAKE_URI=lake.uri)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {lake.uri} cannot be read or written by this user")
 
 
 def test_files_of_the_merged_size_are_left_alone(lake: Lake) -> None:
