@@ -416,7 +416,7 @@ from ingestion.commands.rejected import replay  # noqa: E402
 
 app.command(
     name="maintain",
-    epilog="Examples: `ingest maintain` · `ingest maintain --dry-run` · "
+    epilog="Examples: `ingest maintain` · `ingest maintain --all --dry-run` · "
     "`ingest maintain --retention 48 --json`",
 )(maintain)
 rejected_app.command(

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ingestion.console import out
+from ingestion.errors import PipelineError
 
 
 def gateway(
@@ -86,7 +87,7 @@ def gateway(
     from ingestion.gateway.kafka import KafkaSink
     from ingestion.gateway.keys import keys_for, read_keys
     from ingestion.gateway.kinesis import KinesisSink
-    from ingestion.gateway.limits import Limits
+    from ingestion.gateway.limits import RECORD_BYTES, Limits
     from ingestion.gateway.server import bind, log_to_stderr, serve
     from ingestion.sources.kafka import client_settings
 
@@ -99,6 +100,13 @@ def gateway(
         body_seconds=body_timeout,
         ack_seconds=ack_timeout,
     )
+    most = max_request_bytes + max_records * RECORD_BYTES
+    if max_in_flight_bytes < most:
+        raise PipelineError(
+            f"--max-in-flight-bytes {max_in_flight_bytes} is less than the {most} that one request "
+            f"may take: its --max-request-bytes, and {RECORD_BYTES} for each of its --max-records; "
+            "raise the one or lower the others"
+        )
     keys = keys_for(read_keys(os.environ, api_keys_file), host, open_to_all)
     kafka = KafkaSink(client_settings(os.environ), ack_timeout)
     listener = bind(host, port)

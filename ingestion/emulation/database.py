@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum, auto
 from itertools import zip_longest
 from typing import Any, TypeVar
@@ -18,13 +19,15 @@ from ingestion.emulation.posting import Post
 from ingestion.emulation.posts import Plan, records
 from ingestion.errors import SourceError
 from ingestion.records import KINDS, MAX_INT64, Kind, Type
-from ingestion.sources.database import Database
+from ingestion.sources.database import Database, DatabaseError
 from ingestion.sources.mysql import as_json, columns_of
 
 #: Rows made, written or compared at once.
 _BLOCK = 10_000
 _TYPES = {Type.TEXT: "TEXT", Type.INTEGER: "BIGINT", Type.DOUBLE: "DOUBLE"}
 _TIMES = ("timestamp", "date_joined")
+#: How long to wait for another filler of the same database.
+_WAIT_SECONDS = 500
 
 T = TypeVar("T")
 
@@ -73,7 +76,8 @@ def fill(
 ) -> dict[str, Holds]:
     """Make the three tables and fill them with a plan's posts.
 
-    A table is filled in one transaction: whatever is killed, it holds nothing or all.
+    A table is filled in one transaction: whatever is killed, it holds nothing or all. Of several
+    fillers at once one works and the others wait.
 
     Args:
         database: where to.
@@ -86,8 +90,32 @@ def fill(
 
     Raises:
         SourceError: a table holds something else, in which case none was written; or one cannot
-            be written, in which case those before it are filled.
+            be written, in which case those before it are filled; or another filler takes long.
     """
+    with _alone(database):
+        return _fill(database, plan, replace, progress)
+
+
+@contextmanager
+def _alone(database: Database) -> Iterator[None]:
+    """Keep other fillers out, by a lock that ends with its connection."""
+    keeper = database.another()
+    # Such locks are the server's; the name of the database makes it this one's.
+    sql = f"SELECT GET_LOCK(CONCAT('ingest-seed ', SHA1(DATABASE())), {_WAIT_SECONDS})"
+    try:
+        if keeper.run(lambda connection: connection.exec_driver_sql(sql).scalar()) != 1:
+            raise SourceError(
+                f"{database.location}: another 'ingest seed-database' has been filling it for "
+                f"{_WAIT_SECONDS} s; run again when that has ended"
+            )
+        yield
+    finally:
+        keeper.drop()
+
+
+def _fill(
+    database: Database, plan: Plan, replace: bool, progress: Callable[[int], None]
+) -> dict[str, Holds]:
     held = {name: _held(database, name, plan) for name in NAMES}
     others = [KINDS[name].source_table for name in NAMES if held[name] is Holds.OTHERS]
     if others and not replace:
@@ -151,7 +179,14 @@ def _write(
             progress(len(rows))
         connection.commit()
 
-    _once(database, write)
+    try:
+        _once(database, write)
+    except DatabaseError:
+        raise
+    except SourceError:
+        # The rows may be there: by a commit whose answer was lost, or by another filler.
+        if _held(database, name, plan) is not Holds.THESE:
+            raise
 
 
 def _blocks(plan: Plan, name: Name) -> Iterator[list[dict[str, Any]]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -264,6 +265,9 @@ class Gateway:
         stopping: ends waiting.
         api_key: sent as `x-api-key`.
         patience: seconds after which a request that fails is an error.
+
+    Raises:
+        PostingError: the key cannot be sent.
     """
 
     def __init__(
@@ -274,10 +278,14 @@ class Gateway:
         api_key: str | None = None,
         patience: float = 60.0,
     ) -> None:
-        self.url = url.rstrip("/")
+        key = (api_key or "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise PostingError("the API key has characters that no header carries; see --api-key")
+        self._url = url.rstrip("/")
+        self._shown = _without_user(self._url)
         self._tally = tally
         self._stopping = stopping
-        self._headers = {"x-api-key": api_key} if api_key else {}
+        self._headers = {"x-api-key": key} if key else {}
         self._patience = patience
         self._of_thread = threading.local()
 
@@ -306,7 +314,7 @@ class Gateway:
                 self._tally.add(unconfirmed=len(left))
                 return False
             raise PostingError(
-                f"{self.url} takes no records: {error}; tried again for up to "
+                f"{self._shown} takes no records: {error}; tried again for up to "
                 f"{self._patience:.0f} s; start what is away, or set GATEWAY_URL"
             ) from error
         return True
@@ -328,11 +336,11 @@ class Gateway:
     def _try(self, target: Target, kind: str, records: Sequence[dict[str, Any]]) -> list[_Left]:
         """Send records once; those to be sent again, each with the reason."""
         request = target.request(kind, records)
-        where = f"{self.url}{request.path}"
+        where = f"{self._shown}{request.path}"
         try:
             response = self._session().request(
                 request.method,
-                where,
+                f"{self._url}{request.path}",
                 data=request.body,
                 headers={"Content-Type": request.media_type},
                 timeout=_TIMEOUT,
@@ -345,7 +353,8 @@ class Gateway:
         ) as error:
             raise _TryAgainError(_reason(error)) from error
         except (requests.RequestException, ValueError) as error:
-            raise PostingError(f"{where}: {error}; set GATEWAY_URL") from error
+            said = _without_user(str(error).replace(self._url, self._shown))
+            raise PostingError(f"{where}: {said}; set GATEWAY_URL") from error
         if response.status_code in (408, 429) or response.status_code >= 500:
             raise _TryAgainError(
                 f"{request.path} answered {response.status_code}: {_message(response)}",
@@ -374,6 +383,11 @@ class Gateway:
             session = self._of_thread.session = requests.Session()
             session.headers.update(self._headers)
         return session
+
+
+def _without_user(text: str) -> str:
+    """A text with an address that may hold a user and a password, without these."""
+    return re.sub(r"""(^|[\s'"])([a-zA-Z][\w+.-]*://)?\S*@""", r"\1\2", text)
 
 
 def retry_after(header: str | None, now: datetime) -> float:

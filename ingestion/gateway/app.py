@@ -6,9 +6,10 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 from fastapi import FastAPI
+from fastapi_swagger import patch_fastapi
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -113,18 +114,21 @@ class Gateway:
         self._budget = Budget(limits)
         self._rates = Rates(limits, now)
         self._metrics = Metrics(self._budget, lambda: kafka.state)
-        self._stopping = False
 
     def application(self) -> FastAPI:
         """The ASGI application."""
         app = FastAPI(
             title="Gateway",
+            # The page about it comes with its scripts: it works where there is no network.
+            docs_url=None,
             redoc_url=None,
+            swagger_ui_oauth2_redirect_url=None,
             redirect_slashes=False,
             lifespan=self._lifespan,
             exception_handlers={HTTPException: _no_such_resource},
         )
         app.openapi = lambda: describe(self._limits, self._keys is not None)  # type: ignore[method-assign]
+        patch_fastapi(app, redirect_from_root_to_docs=False)
         # One segment before the resource, as an API Gateway's stage, makes no difference.
         for stage in ("", "/{stage}"):
             for method, path, answer in (
@@ -146,7 +150,6 @@ class Gateway:
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         await self._kafka.start()
         yield
-        self._stopping = True
         await self._kafka.stop()
         await self._kinesis.stop()
 
@@ -259,9 +262,7 @@ class Gateway:
         self._rates.spend(client)
 
     async def _health(self, _: Request) -> Response:
-        state = "stopping" if self._stopping else "serving"
-        body: dict[str, Any] = {"status": state, "kafka": self._kafka.state}
-        return json_response(body, status=503 if self._stopping else 200)
+        return json_response({"status": "serving", "kafka": self._kafka.state})
 
     async def _show_metrics(self, _: Request) -> Response:
         return PlainTextResponse(

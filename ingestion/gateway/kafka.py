@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka import errors as kafka_errors
-from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
+from kafka.errors import KafkaTimeoutError, RetriableError
 from kafka.net.compat import KafkaNetClient
 
 from ingestion.gateway.answers import NOT_RETRIABLE, RETRIABLE, Offset, Reason, Refused
@@ -203,8 +203,9 @@ class KafkaSink:
                 chosen = partition
             try:
                 future = clients.producer.send(name, record.value, record.key, None, chosen)
-            except (KafkaError, ValueError) as error:
-                # The producer no longer knows the topic or the partition, or was given up.
+            except Exception as error:
+                # The producer no longer knows the topic or the partition, or was given up: closed
+                # by another thread while it is used, it fails in ways of many kinds.
                 self._warm.discard(name)
                 failed = Offset(None, None, RETRIABLE, _said(error))
                 offsets[at:] = [failed] * (len(records) - at)
@@ -236,7 +237,9 @@ class KafkaSink:
         try:
             async with asyncio.timeout(self._ack_seconds):
                 return await work
-        except (KafkaError, TimeoutError) as error:
+        except Refused:
+            raise
+        except Exception as error:  # of many kinds where another thread closes the clients
             log.warning("Kafka at %s does not answer: %s", self._servers, _said(error))
             raise self._unreachable() from error
 
@@ -257,10 +260,11 @@ class KafkaSink:
     def _watch(self, clients: Clients, name: str, futures: Sequence[Any]) -> None:
         """See from what became of records whether the clients still work."""
         errors = [future.exception for future in futures if future.is_done]
-        if None in errors:
-            self._failing_since = None
-        elif futures and self._failing_since is None:
-            self._failing_since = self._now()
+        if clients is self._clients:  # what was sent with others says nothing about these
+            if None in errors:
+                self._failing_since = None
+            elif futures and self._failing_since is None:
+                self._failing_since = self._now()
         for error in errors:
             if error is not None and not isinstance(error, _NOT_FATAL):
                 if _is_denied(error, name):

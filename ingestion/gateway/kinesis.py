@@ -21,6 +21,7 @@ _THREADS = 16
 _ATTEMPTS = 4
 _BACKOFF_SECONDS = 0.1
 _RETRY_AFTER = 1.0
+_UNSAID = "Kinesis did not say where the record is; it may have been written"
 
 _THROTTLED = {
     "ProvisionedThroughputExceededException",
@@ -86,8 +87,8 @@ class KinesisSink:
         Raises:
             Refused: it is not in the stream.
         """
-        client = await self._ready()
-        return await self._in_time(lambda: put_one(client, stream, record, self._sleep))
+        client, late = await self._ready(), self._deadline()
+        return await self._in_time(lambda: put_one(client, stream, record, self._sleep, late))
 
     async def put_many(self, stream: str, records: Sequence[KinesisRecord]) -> list[Placed]:
         """Send several records.
@@ -98,60 +99,88 @@ class KinesisSink:
         Raises:
             Refused: none of them is in the stream.
         """
-        client = await self._ready()
-        return await self._in_time(lambda: put_all(client, stream, records, self._sleep))
+        client, late = await self._ready(), self._deadline()
+        return await self._in_time(lambda: put_all(client, stream, records, self._sleep, late))
 
     async def _ready(self) -> Any:
-        from botocore.exceptions import BotoCoreError
-
         async with self._opening:
             if self._client is None:
                 try:
                     self._client = await asyncio.to_thread(self._open_client)
-                except (BotoCoreError, ValueError) as error:
+                except Exception as error:  # boto3's are of many kinds
                     raise refusal(error) from error
             return self._client
+
+    def _deadline(self) -> Callable[[], bool]:
+        """What tells whether a request's time is over.
+
+        Nobody waits for its thread then, and its share of what may be under way is given back.
+        """
+        end = time.monotonic() + self._ack_seconds
+        return lambda: time.monotonic() >= end
 
     async def _in_time(self, work: Callable[[], _T]) -> _T:
         try:
             async with asyncio.timeout(self._ack_seconds):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except TimeoutError:
-            raise Refused(
-                Reason.UNAVAILABLE,
-                "Kinesis did not answer in time; the records may have been written",
-                _RETRY_AFTER,
-            ) from None
+            raise _too_late() from None
 
 
 def put_one(
-    client: Any, stream: str, record: KinesisRecord, sleep: Callable[[float], None]
+    client: Any,
+    stream: str,
+    record: KinesisRecord,
+    sleep: Callable[[float], None],
+    late: Callable[[], bool] = lambda: False,
 ) -> Placed:
     """Put one record, again if it is throttled.
 
-    Raises:
-        Refused: it is not in the stream.
-    """
-    from botocore.exceptions import BotoCoreError, ClientError
+    Args:
+        client: of boto3.
+        stream: its name.
+        record: what to put.
+        sleep: waits for seconds.
+        late: whether no call is to be begun any more.
 
+    Raises:
+        Refused: it is not in the stream, or Kinesis did not say so.
+    """
     for wait in _waits():
+        if late():
+            raise _too_late()
         try:
             found = client.put_record(
                 StreamName=stream, Data=record.data, PartitionKey=record.partition_key
             )
-            return _placed(found)
-        except (BotoCoreError, ClientError) as error:
+        except Exception as error:  # the client's are of many kinds
             refused = refusal(error)
             if wait is None or refused.kind not in _THROTTLED:
                 raise refused from error
             sleep(wait)
+        else:
+            placed = _placed(found)
+            if placed.ErrorCode:
+                raise Refused(Reason.UNAVAILABLE, _UNSAID, _RETRY_AFTER)
+            return placed
     raise AssertionError("the last attempt returns or raises")
 
 
 def put_all(
-    client: Any, stream: str, records: Sequence[KinesisRecord], sleep: Callable[[float], None]
+    client: Any,
+    stream: str,
+    records: Sequence[KinesisRecord],
+    sleep: Callable[[float], None],
+    late: Callable[[], bool] = lambda: False,
 ) -> list[Placed]:
     """Put records, again those that fail.
+
+    Args:
+        client: of boto3.
+        stream: its name.
+        records: what to put.
+        sleep: waits for seconds.
+        late: whether no call is to be begun any more.
 
     Returns:
         For each its place in the stream, or why it has none.
@@ -159,30 +188,26 @@ def put_all(
     Raises:
         Refused: none of them is in the stream.
     """
-    from botocore.exceptions import BotoCoreError, ClientError
-
     found: list[Placed] = []
     for part in calls(records):
         placed: list[Placed] = [Placed()] * len(part)
         left = list(range(len(part)))
         for wait in _waits():
-            entries = [
-                {"Data": part[at].data, "PartitionKey": part[at].partition_key} for at in left
-            ]
             try:
-                answers = client.put_records(StreamName=stream, Records=entries)["Records"]
-            except (BotoCoreError, ClientError) as error:
-                refused = refusal(error)
+                if late():
+                    raise _too_late()
+                answers = _call(client, stream, [part[at] for at in left])
+            except Refused as refused:
                 if wait is None or refused.kind not in _THROTTLED:
                     if not _any_placed(found) and not _any_placed(placed):
-                        raise refused from error
+                        raise
                     kind = refused.kind or refused.reason.value[1][1]
                     for at in left:
                         placed[at] = Placed(ErrorCode=kind, ErrorMessage=refused.message)
                     break
             else:
                 for at, answer in zip(left, answers, strict=True):
-                    placed[at] = _placed(answer)
+                    placed[at] = answer
                 left = [at for at in left if placed[at].ErrorCode]
             if not left or wait is None:
                 break
@@ -197,6 +222,22 @@ def put_all(
             first.ErrorCode or "",
         )
     return found
+
+
+def _call(client: Any, stream: str, records: Sequence[KinesisRecord]) -> list[Placed]:
+    """What one call of PutRecords says of each record.
+
+    Raises:
+        Refused: it says nothing.
+    """
+    entries = [{"Data": one.data, "PartitionKey": one.partition_key} for one in records]
+    try:
+        answers = client.put_records(StreamName=stream, Records=entries).get("Records")
+    except Exception as error:  # the client's are of many kinds
+        raise refusal(error) from error
+    if not isinstance(answers, list) or len(answers) != len(records):
+        raise Refused(Reason.UNAVAILABLE, _UNSAID, _RETRY_AFTER)
+    return [_placed(answer) for answer in answers]
 
 
 def calls(records: Sequence[KinesisRecord]) -> Iterator[list[KinesisRecord]]:
@@ -236,8 +277,20 @@ def _waits() -> Iterator[float | None]:
     yield None
 
 
-def _placed(answer: dict[str, Any]) -> Placed:
-    return Placed(**{name: answer.get(name) for name in Placed.__struct_fields__})
+def _placed(answer: Any) -> Placed:
+    """What an answer says of a record; botocore makes an empty one of any 200."""
+    said = answer if isinstance(answer, dict) else {}
+    if not said.get("SequenceNumber") and not said.get("ErrorCode"):
+        return Placed(ErrorCode="InternalFailure", ErrorMessage=_UNSAID)
+    return Placed(**{name: said.get(name) for name in Placed.__struct_fields__})
+
+
+def _too_late() -> Refused:
+    return Refused(
+        Reason.UNAVAILABLE,
+        "Kinesis did not answer in time; the records may have been written",
+        _RETRY_AFTER,
+    )
 
 
 def _any_placed(found: Sequence[Placed]) -> bool:

@@ -29,7 +29,8 @@ class Limits:
         rate: requests a second of one API key; 0 for any number.
         burst: requests of one API key at once.
         head_bytes: of a request line and its headers.
-        head_seconds: from a request's first byte, or a connection's start, to its last header.
+        head_seconds: from a request's first byte, or a connection's start, to its last header;
+            and for a client to fetch answers that no longer fit into buffers.
         body_seconds: from there to the body's last byte.
         ack_seconds: that records may take to be acknowledged.
     """

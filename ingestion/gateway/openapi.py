@@ -256,16 +256,13 @@ def _placed(*required: str) -> Json:
 
 def _health() -> Json:
     schema = _object(
-        status={"enum": ["serving", "stopping"]},
+        status={"enum": ["serving"]},
         kafka={"enum": ["connected", "failing", "unreachable"]},
     )
     return {
         "operationId": "health",
         "summary": "Whether requests are taken, and whether Kafka answers.",
-        "responses": {
-            "200": _response("Requests are taken.", schema),
-            "503": _response("The gateway is being stopped.", schema),
-        },
+        "responses": {"200": _response("Requests are taken.", schema)},
     }
 
 

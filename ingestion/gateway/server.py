@@ -16,6 +16,8 @@ from ingestion.gateway.limits import Limits
 
 #: Seconds for which a connection may be open without a request.
 _IDLE_SECONDS = 30
+#: Requests of a connection that may wait behind the one that is answered.
+_WAITING = 16
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -64,7 +66,8 @@ def server(app: Any, limits: Limits) -> uvicorn.Server:
         server_header=False,
         date_header=False,
         timeout_keep_alive=_IDLE_SECONDS,
-        timeout_graceful_shutdown=round(limits.body_seconds + limits.ack_seconds + 1),
+        # The body; then finding the topic; then the acknowledgement, and its grace.
+        timeout_graceful_shutdown=round(limits.body_seconds + 2 * limits.ack_seconds + 3),
     )
     return uvicorn.Server(config)
 
@@ -77,8 +80,8 @@ class _Bounded(HttpToolsProtocol):
     """Closes connections that hold more than they may, or for longer.
 
     The application bounds the bodies that it reads. Here is the rest: how many connections there
-    are, a request's line and headers, bodies that go on after the answer, and answers that nobody
-    fetches.
+    are, a request's line and headers, requests sent before the answers to others, bodies that go
+    on after the answer, and answers that nobody fetches.
     """
 
     limits: Limits
@@ -88,6 +91,7 @@ class _Bounded(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
             self._refuse(b"503 Service Unavailable\r\nretry-after: 1")
@@ -95,8 +99,9 @@ class _Bounded(HttpToolsProtocol):
             self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
+        """Forget the timers."""
         self._stop_timer()
+        self._stop_waiting_for_reader()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -110,9 +115,17 @@ class _Bounded(HttpToolsProtocol):
         super().data_received(data)
         if self._in_head and self._head_bytes > self.limits.head_bytes:
             self._refuse(b"431 Request Header Fields Too Large")
+        if self.transport.is_closing():
+            self._wait_for_reader()
 
     def on_message_begin(self) -> None:
-        """Begin to wait for the last header."""
+        """Begin to wait for the last header.
+
+        Raises:
+            ValueError: too many requests wait; the parser makes an answer of 400 of it.
+        """
+        if len(self.pipeline) >= _WAITING:
+            raise ValueError(f"more than {_WAITING} requests wait for their turn")
         self._start_timer()
         super().on_message_begin()
 
@@ -129,6 +142,23 @@ class _Bounded(HttpToolsProtocol):
         self._stop_timer()
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or close."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._wait_for_reader()
+
+    def pause_writing(self) -> None:
+        """Begin to wait for the client to fetch its answers."""
+        super().pause_writing()
+        self._wait_for_reader()
+
+    def resume_writing(self) -> None:
+        """Take notice that it does."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._stop_waiting_for_reader()
+
     def timeout_keep_alive_handler(self) -> None:
         """Close: no further request came."""
         self._end()
@@ -141,6 +171,15 @@ class _Bounded(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _wait_for_reader(self) -> None:
+        if self._unread is None:
+            self._unread = self.loop.call_later(self.limits.head_seconds, self._end)
+
+    def _stop_waiting_for_reader(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _end(self) -> None:
         if self.transport.get_write_buffer_size():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -139,13 +138,12 @@ class Topics:
             return self._known.get(name)
 
     async def _refresh(self) -> None:
-        from kafka.errors import KafkaError
-
         try:
+            async with self._lock:
+                await self._look(())
+        except Exception as error:  # of many kinds where another thread closes the client
             # What is known stays good while the brokers cannot be asked.
-            with contextlib.suppress(KafkaError):
-                async with self._lock:
-                    await self._look(())
+            log.warning("the topics cannot be looked at: %s", str(error) or type(error).__name__)
         finally:
             self._refreshing = None
 

@@ -19,6 +19,8 @@ PATIENCE = 60.0
 
 #: A server silent for longer is taken for lost; sorting a table without an index takes a while.
 _READ_SECONDS = 600
+#: The same while the connection is opened.
+_GREETING_SECONDS = 30
 _LONGEST_PAUSE = 5.0
 # The protocol's error numbers.
 _NO_DATABASE = (1049, 1044)
@@ -61,6 +63,7 @@ class Database:
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._url = url
         address = _address(url)
         self.location = f"{address.host}:{address.port or 3306}/{address.database}"
         self._user = address.username or ""
@@ -72,7 +75,7 @@ class Database:
                 isolation_level="REPEATABLE READ",
                 connect_args={
                     "connect_timeout": 10,
-                    "read_timeout": _READ_SECONDS,
+                    "read_timeout": _GREETING_SECONDS,
                     # Times as the contract reads them; and a commit may keep the server waiting.
                     "init_command": "SET time_zone = '+00:00', net_write_timeout = 600",
                 },
@@ -101,7 +104,22 @@ class Database:
                 self._driver = self._connection.connection.dbapi_connection
             except RuntimeError as error:  # a way to sign in that needs a missing package
                 raise DatabaseError(f"{self.location}: {error}") from error
+            except (TypeError, ValueError, AttributeError, LookupError, OSError) as error:
+                raise DatabaseError(
+                    f"{self.location}: {error}; look at what follows '?' in SOURCE_DATABASE_URL"
+                ) from error
+            self._driver._read_timeout = _READ_SECONDS
         return self._connection
+
+    def another(self) -> Database:
+        """The same database, to be reached by a connection of its own."""
+        return Database(
+            self._url,
+            patience=self._patience,
+            notice=self._notice,
+            now=self._now,
+            sleep=self._sleep,
+        )
 
     def run(self, action: Callable[[Connection], T]) -> T:
         """The result of an action, which is begun anew where the connection is lost.

@@ -400,6 +400,7 @@ def test_a_broker_that_comes_late_freezes_and_goes(tmp_path: Path) -> None:
     server = kafka.broker(port, process.free_port(), tmp_path / "kafka")
     with running(
         "--ack-timeout", "2", "--max-in-flight-bytes", str(4 * MEGABYTE),
+        "--max-request-bytes", str(MEGABYTE), "--max-records", "1000",
         KAFKA_BOOTSTRAP_SERVERS=address,
     ) as gateway:  # fmt: skip
         try:

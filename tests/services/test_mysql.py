@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
 import socket
 import sys
 import threading
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,20 +21,24 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
+import pymysql
 import pytest
-from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy import Connection, Engine, create_engine, make_url
+from sqlalchemy.exc import OperationalError
 
 from ingestion import cli
+from ingestion.emulation.database import Holds, fill
 from ingestion.emulation.defects import KINDS as NAMES
 from ingestion.emulation.posts import Plan, records
 from ingestion.lake import REJECTED, Lake
-from ingestion.landing import Account
+from ingestion.landing import DECODED_RECORDS, Account
 from ingestion.offsets import Offsets
 from ingestion.records import KINDS, MAX_INT64
 from ingestion.sources.database import Database, DatabaseError
-from ingestion.sources.mysql import Tables, as_json, next_reading
+from ingestion.sources.mysql import Tables, as_json, next_reading, origin
 from ingestion.streams import land_stream
 from tests import oracle
+from tests.services.landers import Lander, Nursery, Order, Stage
 from tests.unit.test_lake import rows
 
 # What PyMySQL says of results it cannot read to their end would reach the user's terminal.
@@ -609,6 +616,130 @@ def test_filling_again_changes_nothing_and_other_contents_are_named(source: Sour
     replaced = seeded(source, *plan, "--replace", "--json")
     assert json.loads(replaced.out)["tables"]["user_data"] == {"rows": 300, "was": "replaced"}
     assert checksums(source) == before
+
+
+def under_way(source: Source, *statements: str) -> bool:
+    """Whether the server executes one of these in the source's database."""
+    wanted = " OR ".join(f"info LIKE '{statement}%%'" for statement in statements)
+    with source.open.connect() as connection:
+        found = connection.exec_driver_sql(
+            f"SELECT COUNT(*) FROM information_schema.processlist "
+            f"WHERE db = DATABASE() AND id <> CONNECTION_ID() AND ({wanted})"
+        )
+        return bool(found.scalar())
+
+
+def wait_until(reached: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_of_two_that_fill_at_once_one_works_and_the_other_waits(
+    source: Source, replace: bool
+) -> None:
+    plan = Plan(posts=50, people=20, seed=4, clean=True)
+    if replace:
+        source.tables()
+        for table, key in zip(TABLES, ("`index`", "ind", "ind"), strict=True):
+            source.sql(f"INSERT INTO {table} ({key}) VALUES (1)")
+    found: dict[str, dict[str, Holds]] = {}
+
+    def second() -> None:
+        found["second"] = fill(Database(source.url), plan, replace)
+
+    thread = threading.Thread(target=second)
+
+    def begun(_: int) -> None:
+        if thread.ident is None:
+            thread.start()
+            wait_until(lambda: under_way(source, "SELECT GET_LOCK", "INSERT", "DROP", "CREATE"))
+
+    found["first"] = fill(Database(source.url), plan, replace, begun)
+    thread.join(30)
+    was = Holds.OTHERS if replace else Holds.NOTHING
+    assert found == {
+        "first": dict.fromkeys(TABLES, was),
+        "second": dict.fromkeys(TABLES, Holds.THESE),
+    }
+
+
+def test_a_commit_whose_answer_is_lost_is_no_error(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(posts=50, people=20, seed=4, clean=True)
+    commit, lost = Connection.commit, []
+
+    def commit_and_lose(connection: Connection) -> None:
+        commit(connection)
+        if not lost:
+            lost.append(True)
+            said = pymysql.err.OperationalError(2013, "Lost connection to server during query")
+            raise OperationalError("COMMIT", {}, said)
+
+    monkeypatch.setattr(Connection, "commit", commit_and_lose)
+    assert fill(Database(source.url), plan) == dict.fromkeys(TABLES, Holds.NOTHING)
+    assert lost
+    assert fill(Database(source.url), plan) == dict.fromkeys(TABLES, Holds.THESE)
+
+
+def test_a_server_may_think_for_longer_than_it_takes_to_greet(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingestion.sources.database._GREETING_SECONDS", 0.5)
+    database = Database(source.url, patience=0)
+    assert database.run(lambda c: c.exec_driver_sql("SELECT SLEEP(1)").scalar()) == 0
+    database.drop()
+
+
+def test_whatever_is_killed_every_row_is_there_once(
+    source: Source, nursery: Nursery, tmp_path: Path
+) -> None:
+    posts = 10_000
+
+    def start(*arguments: str) -> Lander:
+        return nursery.start(
+            Order(
+                [*arguments, "--url", source.url],
+                tmp_path / "log",
+                tmp_path / "stages",
+                batch_records=4 * DECODED_RECORDS,  # so that no chunk is cut, as in daily life
+            )
+        )
+
+    def killed(what: Lander, when: Callable[[], bool], within: float = 0.0) -> bool:
+        wait_until(lambda: what.code() is not None or when())
+        time.sleep(random.uniform(0, within))
+        return what.end() == -signal.SIGKILL
+
+    def has_landed(kind: str) -> bool:
+        return Lake(source.lake).offsets(kind, origin(KINDS[kind], "0")).end > 0
+
+    def ends(*arguments: str) -> None:
+        last = start(*arguments)
+        assert last.wait() == 0, last.said()
+
+    plan = ["seed-database", "--posts", str(posts), "--people", "50"]
+    inserts = (f"INSERT INTO `{table}`" for table in TABLES)
+    kills = [killed(start(*plan), partial(under_way, source, insert), 0.3) for insert in inserts]
+    assert any(kills)
+    ends(*plan)
+    assert fill(Database(source.url), Plan(posts, 50, 1, clean=True)) == dict.fromkeys(
+        TABLES, Holds.THESE
+    )
+
+    landing = ["mysql", "--lake", source.lake, "--batch-size", "200"]
+    lander = start(*landing)
+    assert killed(lander, lambda: lander.stage == Stage.LANDING)
+    kills = [killed(start(*landing), partial(has_landed, kind)) for kind in ("pin", "geo")]
+    assert any(kills)
+    assert source.landed("pin", "ind")
+    ends(*landing)
+    for kind in NAMES:
+        found = [row[:2] for row in source.landed(kind, "ind")]
+        assert found == [("0", key * 1_000) for key in range(posts)]
 
 
 def test_missing_and_empty_tables_are_filled_and_foreign_ones_refused(source: Source) -> None:

@@ -266,6 +266,38 @@ def test_a_producer_that_cannot_go_on_is_replaced(error: Exception, code: int) -
     asyncio.run(run())
 
 
+def test_what_was_sent_with_clients_that_are_gone_says_nothing_about_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kafka, "_GRACE_SECONDS", 0.0)
+
+    async def run() -> None:
+        made: list[Clients] = []
+
+        def connect(*_: object) -> Clients:
+            made.append(Clients(Producer(), Admin()))
+            made[0].producer.error = errors.ProducerFencedError()
+            return made[-1]
+
+        sink = KafkaSink({}, 0.5, connect)
+        await sink.start()
+        await eventually(lambda: sink.state == "connected")
+        old = made[0].producer
+        old.silent = True
+        late = asyncio.create_task(sink.send("t", [record()]))
+        await eventually(lambda: bool(old.sent))
+        old.silent = False
+        await sink.send("t", [record()])
+        await eventually(lambda: len(made) == 2)
+        await eventually(lambda: sink.state == "connected")
+        assert (await late)[0].error_code == 2
+        assert sink.state == "connected"
+        assert len(made) == 2
+        await sink.stop()
+
+    asyncio.run(run())
+
+
 def test_clients_by_which_nothing_is_acknowledged_for_long_are_replaced() -> None:
     async def run() -> None:
         at = [0.0]
@@ -332,6 +364,28 @@ def test_brokers_that_do_not_tell_of_topics() -> None:
         for work in (made.names(), made.send("t", [record()])):
             assert (await refusal(work)).reason is Reason.UNAVAILABLE
         admin.gone = False
+        assert (await made.send("t", [record()]))[0].error_code is None
+
+    sink(test)
+
+
+def test_clients_that_fail_because_they_are_closed() -> None:
+    """By another thread, while they are used: in ways of many kinds."""
+
+    async def test(made: KafkaSink, producer: Producer, admin: Admin) -> None:
+        def closed(*_: Any) -> Any:
+            raise RuntimeError("NetworkSelector closed!")
+
+        assert (await made.send("t", [record()]))[0].error_code is None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(producer, "send", closed)
+            offsets = await made.send("t", [record(), record()])
+            assert [one.error_code for one in offsets] == [2, 2]
+            patch.setattr(producer, "partitions_for", closed)
+            assert (await refusal(made.send("t", [record()]))).reason is Reason.UNAVAILABLE
+            patch.setattr(admin, "describe_topics", closed)
+            await asyncio.sleep(0.3)
+            assert (await refusal(made.names())).reason is Reason.UNAVAILABLE
         assert (await made.send("t", [record()]))[0].error_code is None
 
     sink(test)
@@ -424,6 +478,22 @@ def test_a_topic_is_looked_at_again_behind_a_request_s_back() -> None:
         assert await known.find("t") is None
 
     topics(test)
+
+
+def test_a_look_behind_a_request_s_back_may_fail(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(known: Topics, cluster: Cluster, at: list[float]) -> None:
+        assert await known.find("t") == Topic("t", (0,))
+        topics, cluster.topics = cluster.topics, None  # type: ignore[assignment]
+        at[0] += 30
+        assert await known.find("t") == Topic("t", (0,))
+        await asyncio.sleep(0.01)
+        cluster.topics = {**topics, "t": 2}
+        assert await known.find("t") == Topic("t", (0,))
+        await asyncio.sleep(0.01)
+        assert await known.find("t") == Topic("t", (0, 1))
+
+    topics(test)
+    assert any("the topics cannot be looked at" in message for message in caplog.messages)
 
 
 def test_a_partition_that_has_come_since() -> None:

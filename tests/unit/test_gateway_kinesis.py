@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoRegionError
+from botocore.parsers import ResponseParserError
 
 from ingestion.gateway.answers import Placed, Reason, Refused
 from ingestion.gateway.bodies import KinesisRecord
@@ -137,6 +138,8 @@ def test_one_record_is_put_again_while_it_is_throttled() -> None:
         (client_error("InternalFailure"), Reason.UNAVAILABLE, ""),
         (EndpointConnectionError(endpoint_url="http://x"), Reason.UNAVAILABLE, ""),
         (NoRegionError(), Reason.UNAVAILABLE, ""),
+        (ResponseParserError("invalid JSON"), Reason.UNAVAILABLE, ""),
+        (AttributeError("'list' object has no attribute 'get'"), Reason.UNAVAILABLE, ""),
     ],
 )
 def test_errors_of_kinesis(error: Exception, reason: Reason, kind: str) -> None:
@@ -151,6 +154,74 @@ def test_errors_of_kinesis(error: Exception, reason: Reason, kind: str) -> None:
         assert (refused.value.reason, refused.value.kind) == (reason, kind)
     assert client.calls == [1, 2]
     assert client.waits == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{}, {"Records": None}, {"Records": []}, {"Records": [{}, {}]}, {"Records": [None] * 2}],
+)
+def test_what_kinesis_does_not_say_it_took_is_not_acknowledged(answer: dict[str, Any]) -> None:
+    """The client makes an empty answer of any 200, one of a proxy's say."""
+    client = Client()
+    client.put_record = lambda **_: answer  # type: ignore[method-assign]
+    client.put_records = lambda **_: answer  # type: ignore[method-assign]
+    for put in (
+        lambda: put_one(client, "s", records("a")[0], client.waits.append),
+        lambda: put_all(client, "s", records("a", "b"), client.waits.append),
+    ):
+        with pytest.raises(Refused) as refused:
+            put()
+        assert refused.value.reason is Reason.UNAVAILABLE
+        assert refused.value.retry_after
+        assert "may have been written" in refused.value.message
+
+
+def test_only_records_with_a_place_count_as_taken() -> None:
+    client = Client()
+    taken = {"ShardId": "shardId-0", "SequenceNumber": "1"}
+    client.put_records = lambda Records, **_: {  # type: ignore[method-assign]
+        "Records": [taken if one["Data"] == b"a" else {"ShardId": "shardId-0"} for one in Records]
+    }
+    placed = put_all(client, "s", records("a", "b"), client.waits.append)
+    assert [(one.SequenceNumber, one.ErrorCode) for one in placed] == [
+        ("1", None),
+        (None, "InternalFailure"),
+    ]
+
+
+def test_no_call_is_begun_when_the_time_is_over() -> None:
+    client = Client()
+    with pytest.raises(Refused):
+        put_one(client, "s", records("a")[0], client.waits.append, lambda: True)
+    many = records(*map(str, range(1_200)))
+    with pytest.raises(Refused):
+        put_all(client, "s", many, client.waits.append, lambda: True)
+    assert client.calls == []
+    placed = put_all(client, "s", many, client.waits.append, lambda: len(client.calls) > 0)
+    assert client.calls == [500]
+    assert [one.ErrorCode for one in placed] == [None] * 500 + ["ServiceUnavailableException"] * 700
+
+
+def test_a_request_that_was_given_up_begins_no_further_call() -> None:
+    client = Client()
+    go_on = threading.Event()
+    put_records = client.put_records
+
+    def slow(**arguments: Any) -> dict[str, Any]:
+        go_on.wait(30)
+        return put_records(**arguments)
+
+    client.put_records = slow  # type: ignore[method-assign]
+
+    async def run() -> None:
+        sink = KinesisSink(0.05, lambda: client)
+        with pytest.raises(Refused):
+            await sink.put_many("s", records(*map(str, range(1_200))))
+        go_on.set()
+        await sink.stop()
+
+    asyncio.run(run())
+    assert client.calls == [500]
 
 
 def test_a_call_that_takes_too_long() -> None:

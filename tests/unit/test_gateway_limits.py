@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ingestion.commands.gateway import gateway
 from ingestion.errors import PipelineError
 from ingestion.gateway.answers import KAFKA_ANSWERS, Disconnected, Reason, Refused, accepted
 from ingestion.gateway.keys import Keys, keys_for, read_keys
@@ -55,6 +56,13 @@ def test_without_keys_it_is_not_open_to_others(host: str) -> None:
 def test_keys_and_open_exclude_each_other() -> None:
     with pytest.raises(PipelineError, match="leave out one"):
         keys_for(["key"], "127.0.0.1", open_to_all=True)
+
+
+def test_limits_that_would_refuse_every_large_request_for_ever() -> None:
+    with pytest.raises(PipelineError, match=r"1000000 is less than the 9314304 that one request"):
+        gateway(max_in_flight_bytes=1_000_000)
+    with pytest.raises(PipelineError, match="no API keys"):  # the next thing to be seen to
+        gateway(max_in_flight_bytes=9_314_304)
 
 
 def test_a_client_spends_its_burst_and_then_its_rate() -> None:

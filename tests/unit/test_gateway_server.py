@@ -25,9 +25,13 @@ HEAD = (
 
 
 @contextmanager
-def served(limits: Limits, *keys: str) -> Iterator[tuple[int, Asked]]:
+def served(
+    limits: Limits, *keys: str, send_buffer: int | None = None
+) -> Iterator[tuple[int, Asked]]:
     """A gateway with sinks in memory, and its port."""
     listener = bind("127.0.0.1", 0)
+    if send_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     gateway = Asked(limits, *keys)
     running = server(gateway.app, limits)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
@@ -147,6 +151,31 @@ def test_more_connections_than_there_may_be() -> None:
         eventually_posts(port)
 
 
+def test_more_requests_at_once_than_may_wait() -> None:
+    with served(Limits()) as (port, _):
+        connection = Connection(port)
+        connection.send(good() + b"GET /topics HTTP/1.1\r\n\r\n" * 1_000)
+        assert connection.receive().startswith(b"HTTP/1.1 400 ")
+        assert connection.closed()
+        # As many as may wait are answered.
+        connection = Connection(port)
+        connection.send(good() * 17)
+        found = b""
+        while found.count(b"HTTP/1.1 200 OK") < 17 or not found.endswith(b"null}"):
+            found += connection.receive(b"null}")
+
+
+@pytest.mark.parametrize(("requests_", "head"), [(10, b""), (1, b"Connection: close\r\n")])
+def test_answers_that_nobody_fetches(requests_: int, head: bytes) -> None:
+    """More than buffers hold; or what is left of the last, of a connection that is being closed."""
+    limits = Limits(connections=1, head_seconds=0.5)
+    with served(limits, send_buffer=4_096) as (port, _), socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect(("127.0.0.1", port))
+        client.sendall((b"GET /openapi.json HTTP/1.1\r\n" + head + b"\r\n") * requests_)
+        eventually_posts(port)  # on the one connection that there may be
+
+
 def eventually_posts(port: int, key: str = "") -> None:
     deadline = time.monotonic() + 20
     while True:
@@ -244,6 +273,12 @@ def test_what_is_not_http(request_: bytes) -> None:
         status = connection.receive()[:12]
         assert status in (b"HTTP/1.1 400", b"HTTP/1.1 415", b"")
         assert requests.get(f"http://127.0.0.1:{port}/healthz", timeout=20).status_code == 200
+
+
+def test_stopping_waits_for_as_long_as_a_request_may_take() -> None:
+    limits = Limits(body_seconds=7, ack_seconds=4)
+    # The body arrives; the topic is found; the records are acknowledged, or a second later not.
+    assert (server(None, limits).config.timeout_graceful_shutdown or 0) > 7 + 4 + 4 + 1
 
 
 def test_stopping_finishes_what_is_under_way() -> None:

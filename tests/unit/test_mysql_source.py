@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
@@ -170,6 +171,31 @@ def test_an_address_that_is_none_is_refused_without_being_shown(url: str) -> Non
     with pytest.raises(DatabaseError, match=r"mysql\+pymysql://user:password@") as caught:
         Database(url)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "ssl_ca=/nonexistent/rds.pem",
+        "useSSL=false",
+        "sslmode=require",
+        "charset=foo",
+        "ssl=true",
+        "port=abc",
+    ],
+)
+def test_options_that_the_driver_does_not_take_are_named(options: str) -> None:
+    database = Database(f"mysql://u:hunter2@127.0.0.1/db?{options}")
+    with pytest.raises(DatabaseError, match=r"^127.0.0.1:3306/db: .+ follows '\?' in SOURCE_"):
+        database.run(lambda _: None)
+
+
+def test_a_server_that_accepts_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingestion.sources.database._GREETING_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"mysql://u@127.0.0.1:{silent.getsockname()[1]}/db"
+        with pytest.raises(DatabaseError, match=r"could not be reached for 0 s.*\(timed out\)"):
+            Database(url, patience=0).run(lambda _: None)
 
 
 @pytest.mark.parametrize("scheme", ["mysql", "mysql+pymysql", "mariadb", "mysql+mysqldb"])

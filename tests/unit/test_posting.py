@@ -482,6 +482,44 @@ def test_an_address_that_is_none_is_an_error() -> None:
         Emulator(Server()).post(1, url="nonsense")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:hunter2@{}",
+        "http://me:hun@ter2@{}",
+        "http://me:hunter2@{}:1x",
+        "me:hunter2@{}",
+        "ftp://me:hunter2@{}",
+        "http://me:hunter2@",
+    ],
+)
+def test_an_address_is_shown_without_user_and_password(server: Server, url: str) -> None:
+    server.plan = [(404, {}, {"message": "Topic not found."})]
+    with pytest.raises(PostingError) as caught:
+        Emulator(server).post(1, url=url.format(server.url.removeprefix("http://")))
+    assert "ter2" not in str(caught.value)
+    assert "me:" not in str(caught.value)
+    if server.taken:
+        assert str(caught.value).startswith(f"{server.url}/topics/id.pin answered 404")
+    with pytest.raises(PostingError, match=r"^http://127.0.0.1:9 takes no records"):
+        Emulator(server).post(1, url="http://me:hunter2@127.0.0.1:9", patience=0)
+
+
+def test_a_key_is_sent_without_the_blanks_around_it(server: Server, emulator: Emulator) -> None:
+    def post(key: str) -> None:
+        gateway = Gateway(server.url, emulator.tally, emulator.stopping, key, 0)
+        assert gateway.send(KafkaTarget("id"), "geo", [{"ind": 1}])
+
+    post(" hunter2\n")
+    assert server.taken[-1].headers["x-api-key"] == "hunter2"
+    post("\n")
+    assert "x-api-key" not in server.taken[-1].headers
+    for key in ("hun\nter2", "hünter2", "hun\x00ter2"):
+        with pytest.raises(PostingError, match="no header carries; see --api-key") as caught:
+            post(key)
+        assert "ter2" not in str(caught.value)
+
+
 def test_stopping_finishes_what_is_under_way_and_gives_up_waiting(
     server: Server, emulator: Emulator
 ) -> None:
