@@ -477,8 +477,7 @@ class Lake:
         """The rows to append and what to record with them, as of the open handle."""
         held: dict[Origin, Offsets] = {}
         before: dict[Origin, Offsets] = {}
-        kept: list[pa.Table] = []
-        landed_at = self._clock()
+        kept: dict[tuple[Origin, pa.DataType], list[Piece]] = {}
         for piece in pieces:
             origin = piece.origin
             if origin not in held:
@@ -491,14 +490,18 @@ class Lake:
             for start, end in held[origin].missing(piece.start, piece.end):
                 part = piece.between(start, end)
                 if part.rows.num_rows:
-                    kept.append(_with_provenance(part, SCHEMAS[table], landed_at))
+                    kept.setdefault((origin, part.offsets.type), []).append(part)
             held[origin] = held[origin].add(piece.start, piece.end)
         transactions: dict[str, int] = {}
         for origin, now in held.items():
             if now != before[origin]:
                 total = now | covering.get(origin, Offsets())
                 transactions |= total.to_transactions(origin.app_id, before[origin])
-        rows = pa.concat_tables(kept) if kept else SCHEMAS[table].empty_table()
+        landed_at = self._clock()
+        # All parts of an origin at once: another thread decodes, and each call of Arrow's waits for
+        # its turn.
+        tables = [_with_provenance(parts, SCHEMAS[table], landed_at) for parts in kept.values()]
+        rows = pa.concat_tables(tables) if tables else SCHEMAS[table].empty_table()
         return rows, transactions
 
 
@@ -542,17 +545,20 @@ def _is_the_engine_s(error: Exception) -> bool:
     return isinstance(error, (OSError, DeltaError)) or type(error) is Exception
 
 
-def _with_provenance(piece: Piece, schema: pa.Schema, landed_at: datetime) -> pa.Table:
-    positions = piece.offsets
+def _with_provenance(parts: Sequence[Piece], schema: pa.Schema, landed_at: datetime) -> pa.Table:
+    """The rows of parts of one origin, with where they come from."""
+    origin = parts[0].origin
+    positions = pa.chunked_array([part.offsets for part in parts])
     if not pa.types.is_string(positions.type):
         positions = pc.utf8_lpad(pc.cast(positions, pa.string()), POSITION_DIGITS, "0")
     same = {
-        "_source": piece.origin.source,
-        "_stream": piece.origin.stream,
-        "_partition": piece.origin.partition,
+        "_source": origin.source,
+        "_stream": origin.stream,
+        "_partition": origin.partition,
         **_landing(landed_at),
     }
-    return _completed(piece.rows.append_column("_position", positions), schema, same)
+    rows = pa.Table.from_batches([part.rows for part in parts])
+    return _completed(rows.append_column("_position", positions), schema, same)
 
 
 def _landing(landed_at: datetime) -> dict[str, Any]:
