@@ -25,6 +25,8 @@ from stack import kafka, process
 TOPIC = "bench.pin"
 PARTITIONS = 3
 RECORDS = 100
+#: Records a second that come in steadily.
+STEADY = 10_000
 _CONNECTIONS = 16
 _POST = {
     "index": 7528, "unique_id": "fbe53c66-3442-4773-b19e-d3ec6f54dddf", "title": "A post",
@@ -61,7 +63,7 @@ def measure(work: Path, requests: int, seconds: float) -> Iterator[tuple[str, st
     Args:
         work: a folder to write into.
         requests: to send as fast as they are answered, after half as many to warm up.
-        seconds: to send half as many a second as that.
+        seconds: to send half as many a second as that, then ``STEADY``.
     """
     with tempfile.TemporaryDirectory(dir=work) as scratch:
         folder = Path(scratch)
@@ -84,10 +86,11 @@ def measure(work: Path, requests: int, seconds: float) -> Iterator[tuple[str, st
             yield "the load generator's CPU, a record", f"{fastest.cpu_seconds / sent * 1e6:.1f} µs"
             yield "p50 at that rate", f"{fastest.p50:.1f} ms"
             yield "p99 at that rate", f"{fastest.p99:.1f} ms"
-            half = _load(port, round(rate / 2 * seconds), rate / 2)
-            yield "records a second, half of it", f"{half.requests / half.seconds * RECORDS:,.0f}"
-            yield "p50 at half the rate", f"{half.p50:.1f} ms"
-            yield "p99 at half the rate", f"{half.p99:.1f} ms"
+            for steady in (rate / 2, STEADY / RECORDS):
+                half = _load(port, round(steady * seconds), steady)
+                sent_a_second = f"{half.requests / half.seconds * RECORDS:,.0f} records a second"
+                yield f"p50 at {sent_a_second}", f"{half.p50:.1f} ms"
+                yield f"p99 at {sent_a_second}", f"{half.p99:.1f} ms"
             yield "memory when warm", f"{before:.0f} MB"
             yield "memory after all of it", f"{_memory(gateway):.0f} MB"
         finally:
@@ -202,7 +205,7 @@ class Generator:
         self._requests = requests
         self._rate = rate
         self._sent = 0
-        self._free: list[_Connection] = []
+        self._free: deque[_Connection] = deque()
         self._waiting: deque[float] = deque()
         self._latencies: list[float] = []
 
@@ -241,7 +244,7 @@ class Generator:
         while self._free and self._waiting:
             due = self._waiting.popleft()
             # Without a rate a request is due when it can be sent.
-            self._free.pop().send(due or time.perf_counter())
+            self._free.popleft().send(due or time.perf_counter())
 
     def answered(self, connection: _Connection, seconds: float) -> None:
         """Note an answer; the connection is free again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -44,6 +45,10 @@ def serve(app: Any, listener: socket.socket, limits: Limits) -> None:
         listener: where clients connect.
         limits: of connections and requests.
     """
+    # What has been imported stays until the end: the collector need not look at it again and again,
+    # for which every request would wait a tenth of a second every few seconds.
+    gc.collect()
+    gc.freeze()
     # The server raises the signal that stopped it once more when it is done.
     before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
