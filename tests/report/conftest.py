@@ -53,7 +53,9 @@ def _written(content: Report, path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+# No longer than a file of tests: while it lasts, an event loop runs in this thread, and no other
+# test could begin one of its own.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     names = ("chromium", "chromium-browser", "google-chrome")
     executable = next(filter(None, map(shutil.which, names)), None)
