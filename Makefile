@@ -14,8 +14,8 @@ FIND_PYTHON = for python in python3.12 python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& { echo $$python; break; }; done
 
-.PHONY: help install demo stack stack-down test lint docs report spark spark-down spark-install services databricks bench lock \
-	clean reset
+.PHONY: help install demo stack stack-down test lint lint-python lint-types lint-sql docs report \
+	spark spark-down spark-install services databricks bench lock clean reset
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -34,12 +34,18 @@ demo: install sink/topics ## Invent posts, land, build, test, answer: everything
 	@printf "  %-26s the Delta tables\n" "$(LAKE_URI)"
 
 test: $(VENV)/.dev profiles.yml ## Run every test
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
-lint: $(VENV)/.dev profiles.yml ## Check style, types, SQL and dbt deprecations
+lint: lint-python lint-types lint-sql ## Check style, types, SQL and dbt deprecations
+
+lint-python: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-types: $(VENV)/.dev
 	$(BIN)/mypy
+
+lint-sql: $(VENV)/.dev profiles.yml
 	$(BIN)/sqlfluff lint dbt_project/models dbt_project/tests
 	$(BIN)/dbt parse --quiet --warn-error-options '{"error": ["Deprecations"]}'
 

@@ -1,13 +1,14 @@
-"""The dbt commands where there is no lake."""
+"""The dbt commands where there is no lake, or no server."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.dbt.lakes import ROOT, profiles
+from tests.dbt.lakes import ROOT, Built, profiles
 
 
 def run(
@@ -51,3 +52,15 @@ def test_commands_that_read_no_table_start_no_engine(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     models = {path.stem for path in (ROOT / "dbt_project" / "models").rglob("*.sql")}
     assert models <= set(done.stdout.split())
+
+
+def test_a_server_that_is_not_there_is_named_at_once(tmp_path: Path) -> None:
+    lake = Built(tmp_path)
+    lake.land({}, datetime.now(UTC))
+    dbt = str(Path(sys.executable).with_name("dbt"))
+    server = {"DBT_TARGET": "spark", "SPARK_REMOTE": "sc://127.0.0.1:1"}
+    done = run(tmp_path, lake.uri, dbt, "run", **server)
+    said = done.stdout + done.stderr
+    assert done.returncode == 2
+    assert "no Spark Connect server answers at sc://127.0.0.1:1: Connection refused" in said
+    assert "make spark" in said

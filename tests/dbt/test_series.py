@@ -43,11 +43,11 @@ def a_line(draw: st.DrawFn) -> Line:
 
 
 COMMITS = st.lists(st.tuples(st.lists(a_line(), min_size=1, max_size=6), st.booleans()),
-                   min_size=3, max_size=7)  # fmt: skip
+                   min_size=5, max_size=8)  # fmt: skip
 
 
 @settings(
-    max_examples=5,
+    max_examples=3,
     deadline=None,
     derandomize=True,
     database=None,
