@@ -245,7 +245,7 @@ def _tables_in_bucket(lake: str) -> Iterator[tuple[str, str, str]]:
 
     bucket, _, prefix = lake.removeprefix("s3://").partition("/")
     prefix = f"{prefix}/" if prefix else ""
-    pages = boto3.client("s3").get_paginator("list_objects_v2")
+    pages = boto3.session.Session().client("s3").get_paginator("list_objects_v2")
 
     def folders(below: str) -> Iterator[str]:
         for page in pages.paginate(Bucket=bucket, Prefix=below, Delimiter="/"):

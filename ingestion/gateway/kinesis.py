@@ -50,7 +50,8 @@ def open_client() -> Any:
         retries={"mode": "standard", "total_max_attempts": 1},
     )
     # Of the two variables in use boto3 knows AWS_DEFAULT_REGION alone.
-    return boto3.client("kinesis", region_name=os.environ.get("AWS_REGION"), config=config)
+    region = os.environ.get("AWS_REGION")
+    return boto3.session.Session().client("kinesis", region_name=region, config=config)
 
 
 class KinesisSink:

@@ -130,7 +130,7 @@ class Bucket:
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         retries = Config(retries={"mode": "standard", "max_attempts": 5})
         try:
-            self._client = client or boto3.client("s3", config=retries)
+            self._client = client or boto3.session.Session().client("s3", config=retries)
         except (BotoCoreError, ValueError) as error:
             raise SourceError(f"{uri} cannot be opened: {error}") from error
 

@@ -122,6 +122,7 @@ class Built:
             settings: further environment variables.
         """
         environment = {
+            **os.environ,
             "LAKE_URI": str(self.uri),
             "DBT_PROFILES_DIR": str(profiles(self.folder, parameters)),
             "DBT_PROJECT_DIR": str(ROOT),
@@ -141,7 +142,10 @@ class Built:
 
 
 def _begin(environment: Mapping[str, str]) -> None:
+    # A forked process has the environment of the first one's beginning.
+    os.environ.clear()
     os.environ.update(environment)
+    from tests.dbt import imported  # noqa: F401 (it may not have been found where forking began)
 
 
 @dataclass
