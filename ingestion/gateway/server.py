@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import logging
 import signal
@@ -207,7 +208,7 @@ def log_to_stderr(access: bool) -> None:
         access: whether each request has its line.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(Plain("%(asctime)s %(levelname)s %(message)s"))
     handler.addFilter(Sparing())
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     # Of bad requests; they are counted.
@@ -216,6 +217,22 @@ def log_to_stderr(access: bool) -> None:
     logging.getLogger("ingestion.gateway.access").setLevel(
         logging.INFO if access else logging.WARNING
     )
+
+
+class Plain(logging.Formatter):
+    """What the network does to a connection is said in a line; a defect keeps its traceback.
+
+    Clients log a connection that was reset with all that led there.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as text."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, OSError):
+            record = copy.copy(record)  # which other handlers format in their own way
+            record.msg, record.args = f"{record.getMessage()}: {error}", None
+            record.exc_info = record.exc_text = None
+        return super().format(record)
 
 
 class Sparing(logging.Filter):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 
 from ingestion.gateway.limits import Limits
-from ingestion.gateway.server import bind, server
+from ingestion.gateway.server import Plain, bind, server
 from tests.unit.test_gateway_app import KAFKA, ONE, PIN, STREAM, Asked, records
 
 HEAD = (
@@ -295,6 +297,23 @@ def test_stopping_finishes_what_is_under_way() -> None:
     assert idle.closed()
     assert gateway.kafka.stopped
     assert len(gateway.kafka.records) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ConnectionResetError(104, "reset by peer"), ["closing: [Errno 104] reset by peer"]),
+        (KeyError("defect"), ["closing", "Traceback (most recent call last):"]),
+    ],
+)
+def test_only_defects_are_logged_with_a_traceback(error: Exception, told: list[str]) -> None:
+    try:
+        raise error
+    except type(error):
+        record = logging.LogRecord("any", 40, "any.py", 1, "%s", ("closing",), sys.exc_info())
+    lines = Plain("%(message)s").format(record).splitlines()
+    assert lines[:2] == told
+    assert "Traceback" in logging.Formatter().format(record)  # the record is as it was
 
 
 def test_requests_made_up_from_the_description() -> None:
