@@ -8,6 +8,7 @@ import gc
 import logging
 import signal
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import uvicorn
@@ -20,6 +21,8 @@ from ingestion.gateway.limits import Limits
 _IDLE_SECONDS = 30
 #: Requests of a connection that may wait behind the one that is answered.
 _WAITING = 16
+
+_HEAD_TOO_LARGE = b"431 Request Header Fields Too Large"
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -86,8 +89,9 @@ class _Bounded(HttpToolsProtocol):
     """Closes connections that hold more than they may, or for longer.
 
     The application bounds the bodies that it reads. Here is the rest: how many connections there
-    are, a request's line and headers, requests sent before the answers to others, bodies that go
-    on after the answer, and answers that nobody fetches.
+    are, a request's line and headers, requests sent before the answers to others, what stands
+    between and behind the chunks of a body, bodies that go on after the answer, and answers that
+    nobody fetches.
     """
 
     limits: Limits
@@ -96,6 +100,7 @@ class _Bounded(HttpToolsProtocol):
         """Begin to wait for the first request."""
         self._in_head = True
         self._head_bytes = 0
+        self._refusal = b""
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         super().connection_made(transport)
@@ -116,11 +121,10 @@ class _Bounded(HttpToolsProtocol):
             return
         if self._in_head or self.cycle.response_complete:
             self._start_timer()
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > self.limits.head_bytes:
-            self._refuse(b"431 Request Header Fields Too Large")
+        if self._head_bytes > self.limits.head_bytes:
+            self._refuse(_HEAD_TOO_LARGE)
         if self.transport.is_closing():
             self._wait_for_reader()
 
@@ -135,11 +139,34 @@ class _Bounded(HttpToolsProtocol):
         self._start_timer()
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, but none that comes behind the body."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """Leave the body's time to the application."""
+        """Leave the body's time to the application.
+
+        Raises:
+            ValueError: the request is refused.
+        """
+        # All of it may have come at once.
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > self.limits.head_bytes:
+            self._refusal = _HEAD_TOO_LARGE
+        elif self.parser.should_upgrade() and _has_body(self.headers):
+            # The parser takes what follows for another protocol, and then for another request.
+            self._refusal = b"A request with a body is not taken with Connection: Upgrade."
+        if self._refusal:
+            raise ValueError(self._refusal.decode())
         self._in_head = False
         self._stop_timer()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._head_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Take what comes next for another request."""
@@ -164,6 +191,13 @@ class _Bounded(HttpToolsProtocol):
         super().resume_writing()
         if not self.transport.is_closing():
             self._stop_waiting_for_reader()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse the request: for what was found, or for being no HTTP."""
+        if self._refusal == _HEAD_TOO_LARGE:
+            self._refuse(_HEAD_TOO_LARGE)
+        else:
+            super().send_400_response(self._refusal.decode() or msg)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close: no further request came."""
@@ -199,6 +233,13 @@ class _Bounded(HttpToolsProtocol):
                 b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             )
             self.transport.close()
+
+
+def _has_body(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in headers
+    )
 
 
 def log_to_stderr(access: bool) -> None:
