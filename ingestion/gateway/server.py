@@ -53,10 +53,13 @@ def serve(app: Any, listener: socket.socket, limits: Limits) -> None:
     # for which every request would wait a tenth of a second every few seconds.
     gc.collect()
     gc.freeze()
-    # The server raises the signal that stopped it once more when it is done.
-    before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
+    running = server(app, limits)
+    # Signals stop it from now on, not only when it has begun; and the one that stopped it, which it
+    # raises once more when it is done, does nothing else.
+    stop = running.handle_exit
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        server(app, limits).run(sockets=[listener])
+        running.run(sockets=[listener])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -79,10 +82,6 @@ def server(app: Any, limits: Limits) -> uvicorn.Server:
         timeout_graceful_shutdown=round(limits.body_seconds + 2 * limits.ack_seconds + 3),
     )
     return uvicorn.Server(config)
-
-
-def _ignore(number: int, frame: Any) -> None:
-    """Do nothing: the server has been stopped."""
 
 
 class _Bounded(HttpToolsProtocol):

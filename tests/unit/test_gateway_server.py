@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import socket
 import sys
 import threading
@@ -14,11 +16,12 @@ from typing import Any
 import pytest
 import requests
 import schemathesis
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 
 from ingestion.gateway.limits import Limits
-from ingestion.gateway.server import Plain, bind, server
+from ingestion.gateway.server import Plain, bind, serve, server
 from tests.unit.test_gateway_app import KAFKA, ONE, PIN, STREAM, Asked, records
 
 HEAD = (
@@ -386,6 +389,32 @@ def test_only_defects_are_logged_with_a_traceback(error: Exception, told: list[s
     lines = Plain("%(message)s").format(record).splitlines()
     assert lines[:2] == told
     assert "Traceback" in logging.Formatter().format(record)  # the record is as it was
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_it_has_begun_stops_it(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, late = uvicorn.Server.run, []
+
+    def signalled(running: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        def end() -> None:
+            late.append(True)
+            running.should_exit = True
+
+        timer = threading.Timer(10, end)
+        timer.start()
+        os.kill(os.getpid(), number)
+        run(running, sockets)
+        timer.cancel()
+
+    monkeypatch.setattr(uvicorn.Server, "run", signalled)
+    before = signal.getsignal(number)
+    gateway = Asked(Limits())
+    serve(gateway.app, bind("127.0.0.1", 0), Limits())
+    assert gateway.kafka.stopped
+    assert not late
+    assert signal.getsignal(number) is before
 
 
 def test_requests_made_up_from_the_description() -> None:
