@@ -100,10 +100,10 @@ def emulate(
                     rate=rate,
                     progress=show,
                 )
-            interrupted = stopping.is_set()
+            interrupted = stopping.is_set() and tally.posts < count
         finally:
             _print(tally, time.monotonic() - begun, as_json)
-    if interrupted and count:
+    if interrupted:
         raise typer.Exit(130)
 
 

@@ -472,8 +472,8 @@ def test_any_other_refusal_ends_it_with_what_the_gateway_says(
 
 
 def test_a_gateway_that_is_away_is_tried_for_a_while(emulator: Emulator) -> None:
-    with pytest.raises(PostingError, match=r"takes no records: .*refused.*for up to 0 s"):
-        emulator.post(5, patience=0.1, url="http://127.0.0.1:9")
+    with pytest.raises(PostingError, match=r"takes no records: .*refused.*for up to 1 s"):
+        emulator.post(5, patience=1.0, url="http://127.0.0.1:9")
     assert emulator.tally.retries > 0
 
 
@@ -594,6 +594,22 @@ def test_the_command_ends_with_one_line_and_what_came_of_it(
     assert ran.code == 1
     assert ran.out.startswith("posts 2  kafka 6 records")
     assert ran.err == f"error: {server.url}/topics/0a60b9a8a831.pin answered 413: too large\n"
+
+
+def test_a_signal_during_the_last_request_interrupts_nothing(
+    server: Server, command: Callable[..., Ran]
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(_: Taken) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        while signal.getsignal(signal.SIGINT) is not before:
+            time.sleep(0.01)
+
+    server.plan = [None] * 5 + [interrupt]
+    ran = command("--count", "2", "--to", "kafka")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith("posts 2  kafka 6 records")
 
 
 @pytest.mark.parametrize(("count", "code"), [("0", 0), ("100000", 130)])
