@@ -26,6 +26,7 @@ _BATCH_OVERHEAD = 100
 #: The producer may hold up its caller, which is the event loop, for this long at the most.
 _BLOCK_MS = 50
 _CONNECT_SECONDS = 1.0
+_LEARN_SECONDS = 0.05
 #: Seconds for which nothing may be acknowledged, from the first records that were not, before the
 #: clients are made anew: a producer whose records timed out may never send again.
 _STUCK_SECONDS = 5.0
@@ -53,6 +54,11 @@ class Producer(KafkaProducer):  # type: ignore[misc]
         """Send what is left, as far as that is possible in time."""
         with contextlib.suppress(KafkaTimeoutError):
             super().flush(timeout)
+
+    def look_again(self) -> None:
+        """Begin to ask the brokers which partitions the topics have."""
+        self._metadata.request_update()
+        self._sender.wakeup()
 
 
 class Clients(NamedTuple):
@@ -133,7 +139,7 @@ class KafkaSink:
         self._threads = ThreadPoolExecutor(4, "kafka")
         self._clients: Clients | None = None
         self._topics = Topics(self._describe, now)
-        self._warm: set[str] = set()
+        self._warm: dict[str, tuple[int, ...]] = {}
         self._denied: dict[str, float] = {}
         self._turn = 0
         self._failing_since: float | None = None
@@ -206,7 +212,7 @@ class KafkaSink:
             except Exception as error:
                 # The producer no longer knows the topic or the partition, or was given up: closed
                 # by another thread while it is used, it fails in ways of many kinds.
-                self._warm.discard(name)
+                self._warm.pop(name, None)
                 failed = Offset(None, None, RETRIABLE, _said(error))
                 offsets[at:] = [failed] * (len(records) - at)
                 break
@@ -224,9 +230,9 @@ class KafkaSink:
         if not partitions.issubset(topic.partitions):
             raise Refused(Reason.UNKNOWN_PARTITION, "Partition not found.")
         clients = self._clients
-        if name not in self._warm and clients is not None:
-            await self._run(lambda: _warm(clients.producer, name, self._ack_seconds))
-            self._warm.add(name)
+        if self._warm.get(name) != topic.partitions and clients is not None:
+            await self._run(lambda: _warm(clients.producer, topic, self._ack_seconds))
+            self._warm[name] = topic.partitions
         return topic
 
     async def _in_time(self, work: Coroutine[Any, Any, _T]) -> _T:
@@ -373,16 +379,22 @@ def _waker(
     return lambda _: loop.call_soon_threadsafe(settle)
 
 
-def _warm(producer: Any, topic: str, seconds: float) -> None:
-    """Let the producer learn where a topic is, so that sending to it does not wait for that."""
+def _warm(producer: Any, topic: Topic, seconds: float) -> None:
+    """Let the producer learn where a topic is, so that sending to it does not wait for that.
+
+    What it has learnt it keeps for a minute: partitions that have come since it has to ask for.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
-            producer.partitions_for(topic)
-            return
+            if producer.partitions_for(topic.name).issuperset(topic.partitions):
+                return
+            producer.look_again()
+            time.sleep(_LEARN_SECONDS)
         except KafkaTimeoutError:
-            if time.monotonic() > deadline:
-                raise
+            pass
+        if time.monotonic() > deadline:
+            raise KafkaTimeoutError(f"the brokers do not tell of all partitions of {topic.name}")
 
 
 def _close(clients: Clients, seconds: float) -> None:

@@ -16,7 +16,7 @@ from ingestion.gateway import kafka
 from ingestion.gateway.answers import Offset, Reason, Refused
 from ingestion.gateway.bodies import KafkaRecord
 from ingestion.gateway.kafka import Clients, KafkaSink, settled
-from ingestion.gateway.topics import Topic, Topics
+from ingestion.gateway.topics import AGAIN_SECONDS, Topic, Topics
 
 
 class Metadata(NamedTuple):
@@ -36,10 +36,15 @@ class Producer:
         self.lost_topic = False
         self.closed = threading.Event()
         self.lookups = 0
+        self.partitions = {0, 1, 2}
+        self.learns: set[int] = set()
 
     def partitions_for(self, _: str) -> set[int]:
         self.lookups += 1
-        return {0, 1, 2}
+        return set(self.partitions)
+
+    def look_again(self) -> None:
+        self.partitions |= self.learns
 
     def send(
         self,
@@ -50,6 +55,8 @@ class Producer:
         partition: int | None,
     ) -> Future:
         assert (topic, headers) == ("t", None)
+        if partition is not None and partition not in self.partitions:
+            raise ValueError(f"Unrecognized partition {partition} for topic {topic}")
         if self.lost_topic:
             raise errors.KafkaTimeoutError("Failed to update metadata")
         self.sent.append((key, value, partition))
@@ -164,6 +171,29 @@ def test_a_topic_and_a_partition_that_are_not_there() -> None:
         assert admin.asked <= 5
 
     sink(test)
+
+
+def test_a_partition_that_the_producer_does_not_know_yet() -> None:
+    async def test(made: KafkaSink, producer: Producer, admin: Admin) -> None:
+        await made.send("t", [record()])
+        admin.partitions = 4
+        producer.learns = {3}
+        await asyncio.sleep(AGAIN_SECONDS)
+        assert (await made.send("t", [record(partition=3)]))[0] == Offset(3, 1)
+        assert {(await made.send("t", [record()]))[0].partition for _ in range(4)} == {0, 1, 2, 3}
+
+    sink(test)
+
+
+def test_partitions_that_the_producer_does_not_learn_of() -> None:
+    async def test(made: KafkaSink, producer: Producer, admin: Admin) -> None:
+        admin.partitions = 4
+        assert (await refusal(made.send("t", [record()]))).reason is Reason.UNAVAILABLE
+        assert producer.sent == []
+        producer.learns = {3}
+        assert (await made.send("t", [record()]))[0].error_code is None
+
+    sink(test, ack_seconds=0.5)
 
 
 def test_a_record_that_the_topic_does_not_take_never_reaches_the_producer() -> None:
