@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+import requests
 
 from ingestion.emulation.database import StoredPosts
 from ingestion.emulation.defects import KINDS as NAMES
@@ -101,6 +102,11 @@ class Streams:
         line = self._gateway.stdout.readline()
         assert line.startswith("listening on "), line
         self.url = line.split()[-1]
+        eventually(self._connected)  # until then records are sent again
+
+    def _connected(self) -> None:
+        health = requests.get(f"{self.url}/healthz", timeout=30).json()
+        assert health["kafka"] == "connected"
 
     def close(self) -> None:
         self._gateway.send_signal(signal.SIGTERM)

@@ -109,6 +109,12 @@ def new_topic(broker: str, partitions: int = 1, **settings: str) -> str:
     admin = KafkaAdminClient(bootstrap_servers=broker)
     configs = {key.replace("_", "."): value for key, value in settings.items()}
     admin.create_topics([NewTopic(name, partitions, 1, topic_configs=configs)])
+
+    def known() -> None:
+        (topic,) = admin.describe_topics([name])
+        assert len(topic["partitions"]) == partitions
+
+    eventually(known)
     admin.close()
     return name
 
