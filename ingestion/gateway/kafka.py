@@ -23,6 +23,8 @@ from ingestion.gateway.topics import FRESH_SECONDS, Topic, Topics, describe
 _PART = 256
 #: What a record takes in a batch of its own, besides key and value.
 _BATCH_OVERHEAD = 100
+#: What the producer takes, of a record as of a request, whatever the topic takes.
+_REQUEST_BYTES = 8 * 2**20
 #: The producer may hold up its caller, which is the event loop, for this long at the most.
 _BLOCK_MS = 50
 _CONNECT_SECONDS = 1.0
@@ -103,7 +105,7 @@ def connect(settings: Mapping[str, Any], ack_seconds: float) -> Clients:
             linger_ms=0,
             # One batch of a partition is under way at a time; the next one grows meanwhile.
             batch_size=256 * 1024,
-            max_request_size=8 * 2**20,
+            max_request_size=_REQUEST_BYTES,
             max_block_ms=_BLOCK_MS,
             allow_auto_create_topics=False,
             metrics_enabled=False,
@@ -322,6 +324,8 @@ def unfit(record: KafkaRecord, topic: Topic) -> Offset | None:
     size = len(record.value or b"") + len(record.key or b"") + _BATCH_OVERHEAD
     if size > topic.max_bytes:
         error = f"the record has {size:,} bytes, the topic takes {topic.max_bytes:,}"
+    elif size > _REQUEST_BYTES:
+        error = f"the record has {size:,} bytes, the gateway sends on {_REQUEST_BYTES:,}"
     elif topic.keyed and record.key is None:
         error = "the topic is compacted and takes no record without a key"
     else:

@@ -98,6 +98,7 @@ class Topics:
         self._lock = asyncio.Lock()
         self._names: list[str] = []
         self._known: dict[str, Topic] = {}
+        self._wanted: set[str] = set()
         self._looked_at = float("-inf")
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -109,7 +110,7 @@ class Topics:
         """
         async with self._lock:
             if self._age() >= AGAIN_SECONDS:
-                await self._look(())
+                await self._look()
             return self._names
 
     async def find(self, name: str, partitions: Collection[int] = ()) -> Topic | None:
@@ -128,28 +129,33 @@ class Topics:
                 self._refreshing = asyncio.create_task(self._refresh())
             return topic
         asked = self._now()
-        async with self._lock:
-            topic = self._known.get(name)
-            enough = topic is not None and _has(topic, partitions)
-            seen = topic is None and name in self._names
-            if not enough and (seen or self._looked_at < asked):
-                await asyncio.sleep(self._looked_at + AGAIN_SECONDS - self._now())
-                await self._look((name,))
-            return self._known.get(name)
+        self._wanted.add(name)  # one look is for all that wait
+        try:
+            async with self._lock:
+                topic = self._known.get(name)
+                enough = topic is not None and _has(topic, partitions)
+                seen = topic is None and name in self._names
+                if not enough and (seen or self._looked_at < asked):
+                    await asyncio.sleep(self._looked_at + AGAIN_SECONDS - self._now())
+                    self._wanted.add(name)  # another that asked for it may have left
+                    await self._look()
+                return self._known.get(name)
+        finally:
+            self._wanted.discard(name)
 
     async def _refresh(self) -> None:
         try:
             async with self._lock:
-                await self._look(())
+                await self._look()
         except Exception as error:  # of many kinds where another thread closes the client
             # What is known stays good while the brokers cannot be asked.
             log.warning("the topics cannot be looked at: %s", str(error) or type(error).__name__)
         finally:
             self._refreshing = None
 
-    async def _look(self, besides: Collection[str]) -> None:
+    async def _look(self) -> None:
         began = self._now()
-        self._names, self._known = await self._read({*self._known, *besides})
+        self._names, self._known = await self._read({*self._known, *self._wanted})
         self._looked_at = began
 
     def _age(self) -> float:

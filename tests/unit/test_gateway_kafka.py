@@ -209,6 +209,18 @@ def test_a_record_that_the_topic_does_not_take_never_reaches_the_producer() -> N
     sink(test, **{"max.message.bytes": "1000", "cleanup.policy": "compact,delete"})
 
 
+def test_a_record_that_the_producer_does_not_take_never_reaches_it() -> None:
+    """The topic takes more: what comes behind such a record would fail with it, again and again."""
+
+    async def test(made: KafkaSink, producer: Producer, _: Admin) -> None:
+        offsets = await made.send("t", [record(b"1"), record(b"x" * 8 * 2**20), record(b"2")])
+        assert [one.error_code for one in offsets] == [None, 1, None]
+        assert offsets[1].error == "the record has 8,388,708 bytes, the gateway sends on 8,388,608"
+        assert len(producer.sent) == 2
+
+    sink(test, **{"max.message.bytes": str(2**30)})
+
+
 def test_settings_that_may_not_be_read() -> None:
     async def test(made: KafkaSink, producer: Producer, admin: Admin) -> None:
         def denied(*_: Any, **__: Any) -> None:
@@ -471,11 +483,11 @@ def topics(test: Callable[[Topics, Cluster, list[float]], Awaitable[None]]) -> N
 def test_unknown_names_are_looked_for_together() -> None:
     async def test(known: Topics, cluster: Cluster, at: list[float]) -> None:
         assert set(await asyncio.gather(*(known.find(f"u{n}") for n in range(99)))) == {None}
-        assert len(cluster.read) == 1
+        assert cluster.read == [{f"u{n}" for n in range(99)}]
         at[0] += 1
         cluster.topics["u5"] = 2
         assert (await known.find("u5")) == Topic("u5", (0, 1))
-        assert cluster.read == [{"u0"}, {"u5"}]
+        assert cluster.read[1:] == [{"u5"}]
         assert await known.names() == ["t", "u5"]
         # One that was in the list is looked at whenever it is asked for.
         assert (await known.find("t")) == Topic("t", (0,))
@@ -484,6 +496,34 @@ def test_unknown_names_are_looked_for_together() -> None:
         at[0] += 0.2
         cluster.topics["v"] = 1
         assert (await known.find("v")) == Topic("v", (0,))
+
+    topics(test)
+
+
+def test_topics_are_looked_at_together() -> None:
+    """However many are posted to at once, for the first time."""
+
+    async def test(known: Topics, cluster: Cluster, at: list[float]) -> None:
+        cluster.topics = {f"t{n}": 1 for n in range(99)}
+        await known.names()
+        look, failures = known._read, [errors.KafkaTimeoutError()]
+
+        async def fail(wanted: Collection[str]) -> tuple[list[str], dict[str, Topic]]:
+            if failures:
+                raise failures.pop()
+            return await look(wanted)
+
+        for failing in (False, True):
+            at[0] += 1
+            cluster.read.clear()
+            known._known.clear()
+            known._read = fail if failing else look  # type: ignore[method-assign]
+            found = await asyncio.gather(
+                *(known.find(name) for name in cluster.topics), return_exceptions=True
+            )
+            missing = {place for place, one in enumerate(found) if not isinstance(one, Topic)}
+            assert missing == ({0} if failing else set())
+            assert len(cluster.read) == 1
 
     topics(test)
 
