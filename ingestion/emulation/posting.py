@@ -454,7 +454,13 @@ def emulate(
         PostingError: the gateway does not take the records.
         SourceError: the posts cannot be read.
     """
-    pacer = Pacer(rate, now, stopping.wait)
+
+    def pause(seconds: float) -> None:
+        end = now() + seconds
+        while (left := end - now()) > 0 and not stopping.wait(min(left, _SHOWN_SECONDS)):
+            progress()
+
+    pacer = Pacer(rate, now, pause)
     parcels = _parcels(source, iter(numbers), batch)
     under_way: set[Future[None]] = set()
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -385,6 +388,15 @@ def test_with_several_connections_everything_is_sent_once(
     assert emulator.tally == Tally(posts=60, records=Counter(kafka=180))
 
 
+def test_progress_is_told_while_the_next_post_is_waited_for(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posting, "_SHOWN_SECONDS", 0.02)
+    told: list[int] = []
+    emulator.post(2, rate=1, progress=lambda: told.append(emulator.tally.posts))
+    assert told.count(1) >= 10
+
+
 # ------------------------------------------------------------------------ sending again
 
 
@@ -584,6 +596,34 @@ def test_the_command_posts_to_both_and_counts(
     ran = command("--count", "1", "--to", "kinesis", "--json", "--seed", "7", "--rows", "5")
     assert json.loads(ran.out)["records"] == {"kinesis": 3}
     assert server.taken[-1].headers["x-api-key"] == "from the environment"
+
+
+def test_a_terminal_shows_how_far_it_is(server: Server) -> None:
+    def gone(_: Taken) -> Any:
+        return 503, {"Retry-After": "0"}
+
+    server.plan = [gone]
+    ours, theirs = os.openpty()
+    child = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "ingestion", "emulate", "--synthetic", "--to", "kafka"),
+            *("--gateway", server.url, "--count", "3"),
+        ],
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # what reading says when the other end is closed
+        while part := os.read(ours, 65536):
+            shown += part
+    os.close(ours)
+    said, _ = child.communicate(timeout=60)
+    assert child.returncode == 0
+    assert said.startswith("posts 3  kafka 9 records  retries 1  ")
+    assert re.search(rb"posting .* 3 posts [\d.]+/s 1 retries", shown)
 
 
 def test_the_command_ends_with_one_line_and_what_came_of_it(
