@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,24 @@ def test_only_whole_keys_are_let_in() -> None:
     assert len(names) == 2
     for wrong in (None, "", "first-ke", "first-keys", "FIRST-KEY", "first-key,second-key", "\xe9€"):
         assert keys.client(wrong) is None
+
+
+def test_every_key_is_compared_whole_whichever_is_presented(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[tuple[int, int]] = []
+    compare = hmac.compare_digest
+
+    def counted(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return compare(one, other)
+
+    keys = Keys(["first-key", "second-key", "k" * 500])
+    monkeypatch.setattr(hmac, "compare_digest", counted)
+    for presented in ("first-key", "k" * 500, "wrong", None):
+        compared.clear()
+        keys.client(presented)
+        assert compared == [(32, 32)] * 3
 
 
 def test_keys_come_from_the_environment_and_from_a_file(tmp_path: Path) -> None:
