@@ -35,19 +35,23 @@ def server(port: int, folder: Path) -> Server:
     folder = folder.resolve()
     data = folder / "data"
     user = f"--user={getpass.getuser()}"
-    if not (data / "mysql").is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "init.sql").write_text(
+        f"create database if not exists {DATABASE} character set utf8mb4;\n"
+    )
+    if not data.is_dir():
+        # Cut short, it leaves a database that never starts: it gets its name when it is whole.
+        making = folder / "making"
+        shutil.rmtree(making, ignore_errors=True)
         command = [
-            "mariadb-install-db", "--no-defaults", user, f"--datadir={data}",
+            "mariadb-install-db", "--no-defaults", user, f"--datadir={making}",
             "--auth-root-authentication-method=normal", "--skip-test-db",
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             said = (done.stderr or done.stdout).strip().splitlines()
             raise ServerError(f"{data} cannot be made: {said[-1] if said else 'no reason'}")
-        (folder / "init.sql").write_text(
-            f"create database if not exists {DATABASE} character set utf8mb4;\n"
-        )
+        making.rename(data)
     return Server(
         "MySQL",
         [
