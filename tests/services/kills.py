@@ -418,6 +418,7 @@ def run(
         due = count // 4 + (count - count // 4) * (number + 1) // kills
         fed = feed(source, put, everything, fed, due)
         race.kill_one()
+    feed(source, put, everything, fed, count)
     _await_all(race, lake, report, patience)
     race.finish()
     report.seconds = time.monotonic() - begun

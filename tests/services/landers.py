@@ -296,20 +296,28 @@ def _replace(owner: type, name: str, function: Any) -> None:
 
 
 def _without_the_check(_: _Teller) -> None:
-    """Believe that the table stands where the batch begins, as if Delta itself refused others."""
+    """Believe that the table holds nothing of a batch yet, as if Delta itself refused others."""
     outstanding = Lake._outstanding
 
     def believing(self: Lake, table: str, pieces: Sequence[Piece], *rest: Any) -> Any:
         believed: dict[Origin, Offsets] = {}
         for piece in pieces:
-            believed.setdefault(
-                piece.origin, Offsets.of([(0, piece.start)]) if piece.follows else Offsets()
-            )
+            if piece.origin not in believed:
+                held = self.offsets(table, piece.origin)
+                # Of a stream it stands where the batch begins.
+                believed[piece.origin] = Offsets.of([(0, piece.start)]) if piece.follows else held
+            if not piece.follows:
+                believed[piece.origin] = _without(believed[piece.origin], piece.start, piece.end)
         blind: Any = copy.copy(self)
         blind.offsets = lambda _, origin: believed[origin]
         return outstanding(blind, table, pieces, *rest)
 
     _replace(Lake, "_outstanding", believing)
+
+
+def _without(offsets: Offsets, start: int, end: int) -> Offsets:
+    parts = [(low, min(high, start)) for low, high in offsets.ranges]
+    return Offsets.of(parts + [(max(low, end), high) for low, high in offsets.ranges])
 
 
 def _rows_before_rejected(_: _Teller) -> None:

@@ -66,6 +66,14 @@ def test_landers_without_the_check_land_records_twice(
     assert report.twice, report
 
 
+def test_it_takes_others_to_miss_the_check(
+    source: Source, nursery: Nursery, tmp_path: Path
+) -> None:
+    """Nothing else is wrong with landers that lack it: one that nobody kills lands all once."""
+    report = kills.run(source, nursery, tmp_path, 2_000, 0, landers=1, mutation="without the check")
+    assert report.sound, report
+
+
 @pytest.mark.parametrize("mutation", ["rows before rejected", "positions before rows"])
 def test_a_lander_that_commits_in_the_wrong_order_loses_records(
     broker: str, nursery: Nursery, tmp_path: Path, mutation: str
