@@ -1,11 +1,17 @@
-"""The same posts by the batch path and by the stream paths: the same tables."""
+"""The same posts by the batch path and by the stream paths: the same tables.
+
+Invented lines, which no gateway would take, are put into Kafka and Kinesis; real posts follow them
+through the gateway.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -15,10 +21,14 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import NewTopic
 
 from ingestion.lake import REJECTED
-from tests import hostile
+from ingestion.records import KINDS
+from tests import hostile, oracle
 from tests.dbt.lakes import ROOT, Built, Row, assert_oracle_agrees
 from tests.services.conftest import client, eventually
+from tests.services.test_gateway import Gateway, connected, running
 from tests.unit.test_lake import rows
+
+DATA = ROOT.parent / "shared" / "data"
 
 #: What counts records, of which each path has its own provenance.
 COUNTED = ("data_quality", "rejected_by_reason")
@@ -30,6 +40,17 @@ def lines() -> dict[str, list[bytes]]:
         kind: [raw for raw in raws if raw.strip()]
         for kind, raws in hostile.hostile_lines(seed=11, posts=40).items()
     }
+
+
+def real_lines() -> dict[str, list[bytes]]:
+    """What a REST proxy returned, what a broken producer sent, what the public emulator sent."""
+    found: dict[str, list[bytes]] = {}
+    for kind in KINDS:
+        proxy = json.loads((DATA / f"RegnixS_rest_proxy_consumer/{kind}_consumer.json").read_text())
+        found[kind] = [json.dumps(record["value"]).encode() for record in proxy]
+        for name in ("polygonwindow_kinesis_850/kinesis_raw", "seed100_stream/raw"):
+            found[kind] += (DATA / f"{name}_{kind}.jsonl").read_bytes().splitlines()
+    return found
 
 
 def ingest(lake: Built, pipeline: str, *arguments: str, **settings: str) -> None:
@@ -71,8 +92,35 @@ def send_to_kinesis(url: str, pipeline: str, raws: Mapping[str, Sequence[bytes]]
             kinesis.put_record(StreamName=name, Data=raw, PartitionKey="one")
 
 
+def post(gateway: Gateway, pipeline: str, raws: Mapping[str, Sequence[bytes]]) -> None:
+    """Post records to the gateway's Kafka resource and to its Kinesis resource."""
+    for kind in raws:
+        values = [raw.decode() for raw in raws[kind]]
+        for start in range(0, len(values), 500):
+            some = values[start : start + 500]
+            answer = gateway.post(f"{pipeline}.{kind}", *some)
+            assert answer.status_code == 200, answer.text
+            assert {one["error_code"] for one in answer.json()["offsets"]} == {None}
+            name = f"streaming-{pipeline}-{kind}"
+            entries = ",".join(f'{{"Data":{value},"PartitionKey":"one"}}' for value in some)
+            body = f'{{"StreamName":"{name}","Records":[{entries}]}}'
+            answer = gateway.put(name, body, "records")
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["FailedRecordCount"] == 0
+
+
+@pytest.fixture(scope="module")
+def gateway(broker: str, kinesis_url: str) -> Iterator[Gateway]:
+    aws = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_REGION": "us-east-1"}
+    addresses = {"KAFKA_BOOTSTRAP_SERVERS": broker, "AWS_ENDPOINT_URL_KINESIS": kinesis_url}
+    with running(**addresses, **aws) as found:
+        eventually(lambda: connected(found))
+        yield found
+
+
 @pytest.fixture(scope="module")
 def paths(
+    gateway: Gateway,
     broker: str,
     kinesis_url: str,
     store: dict[str, str],
@@ -82,6 +130,10 @@ def paths(
     pipeline, sent = f"p{uuid4().hex[:12]}", lines()
     send_to_kafka(broker, pipeline, sent)
     send_to_kinesis(kinesis_url, pipeline, sent)
+    if DATA.is_dir():
+        real = real_lines()
+        post(gateway, pipeline, real)
+        sent = {kind: sent[kind] + real[kind] for kind in sent}
     bucket = f"b{uuid4().hex[:12]}"
     client("s3", store).create_bucket(Bucket=bucket)
     lakes = {name: Built(tmp_path_factory.mktemp(name)) for name in ("objects", "kafka", "kinesis")}
@@ -120,12 +172,35 @@ def test_both_paths_reject_the_same(paths: dict[str, Built]) -> None:
     assert rejected["kafka"] == rejected["kinesis"] == rejected["objects"] != []
 
 
+@pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data missing")
+@pytest.mark.parametrize("path", ["objects", "kafka", "kinesis"])
+def test_real_records_came_by_every_path(paths: dict[str, Built], path: str) -> None:
+    """Two of them misrouted, 594 without a key, and one post seven times in a single response."""
+    lake, real = str(paths[path].uri), real_lines()
+    refused = Counter(
+        (kind, reason)
+        for kind, reason, raw in rows(lake, REJECTED, "kind, reason, raw")
+        if raw in real[kind]
+    )
+    assert refused == {("user", "misrouted"): 2, ("geo", "invalid_key"): 594}
+    for kind, raws in real.items():
+        taken = (oracle.land(kind, raw) for raw in raws)
+        sent = Counter(one.ind for one in taken if isinstance(one, oracle.Landed))
+        assert sent.total() == len(raws) - sum(n for (of, _), n in refused.items() if of == kind)
+        landed = Counter(ind for (ind,) in rows(lake, kind, "ind"))
+        assert sent <= landed  # replays too
+        staged = [row["ind"] for row in paths[path].rows("staging", f"stg_{kind}")]
+        assert Counter(staged) == Counter(landed.keys())
+
+
 def test_by_both_paths_at_once_a_post_counts_once(
-    paths: dict[str, Built], broker: str, kinesis_url: str, tmp_path: Path
+    paths: dict[str, Built], gateway: Gateway, broker: str, kinesis_url: str, tmp_path: Path
 ) -> None:
     pipeline, sent = f"p{uuid4().hex[:12]}", lines()
     send_to_kafka(broker, pipeline, sent)
     send_to_kinesis(kinesis_url, pipeline, sent)
+    if DATA.is_dir():
+        post(gateway, pipeline, real_lines())
     both = Built(tmp_path)
     aws = {
         "KAFKA_BOOTSTRAP_SERVERS": broker,
