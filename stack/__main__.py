@@ -105,6 +105,9 @@ def demo(
 @app.command()
 def env() -> None:
     """Print what leads this project's commands to the servers, for a shell to evaluate."""
+    led = local.led_here(os.environ)
+    for variable in sorted(os.environ.keys() - led.keys()):
+        console.print(f"unset {variable}")
     for variable, value in local.environment().items():
         console.print(f"export {variable}={shlex.quote(value)}")
 

@@ -70,7 +70,7 @@ def run(posts: int, pipeline: str, say: Callable[[str], None]) -> list[tuple[str
         ("stream path: Kinesis to bronze", ["ingestion", "kinesis", "--once"], STREAM),
         ("stream path: building", ["dbt_lake", "build", "--quiet"], STREAM),
     ]
-    environment = {**os.environ, **local.environment(), "PIPELINE_ID": pipeline}
+    environment = {**local.led_here(os.environ), "PIPELINE_ID": pipeline}
     for title, command, path in steps:
         say(f"\n{title}: {' '.join(['python', '-m', *command])}")
         more = {"LAKE_URI": str((LAKES / path).resolve())} if path else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -17,12 +17,24 @@ from stack import kafka, kinesis, mysql, process, s3, spark
 #: Where the servers of this machine keep their data, their logs and the records of their processes.
 RUN = Path(os.environ.get("STACK_HOME") or ".stack") / "run"
 
-KAFKA_PORT = 9092
-CONTROLLER_PORT = 9093
-KINESIS_PORT = 4567
-S3_PORT = 8333
-MYSQL_PORT = 3307
-GATEWAY_PORT = 8080
+
+def _port(name: str, usual: int) -> int:
+    """A server's port: the usual one, or that of the variable ``STACK_{name}_PORT``."""
+    said = os.environ.get(f"STACK_{name}_PORT") or str(usual)
+    if not said.isdecimal() or not 0 < int(said) < 65536:
+        raise SystemExit(f"error: STACK_{name}_PORT is {said}, not a port's number")
+    return int(said)
+
+
+KAFKA_PORT = _port("KAFKA", 9092)
+CONTROLLER_PORT = _port("CONTROLLER", 9093)
+KINESIS_PORT = _port("KINESIS", 4567)
+S3_PORT = _port("S3", 8333)
+MYSQL_PORT = _port("MYSQL", 3307)
+GATEWAY_PORT = _port("GATEWAY", 8080)
+
+#: Variables that begin so lead clients elsewhere, or say who they are there.
+FOREIGN = ("AWS_", "KAFKA_", "GATEWAY_")
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,7 @@ class Local:
         server: makes what it takes to run it.
         address: says where clients find it.
         ready: raises as long as it does not answer; a port may be open before that.
+        port_variable: what chooses its port.
     """
 
     name: str
@@ -42,6 +55,7 @@ class Local:
     server: Callable[[], process.Server]
     address: Callable[[], str]
     ready: Callable[[], object] = lambda: None
+    port_variable: str = ""
 
     def up(self) -> int:
         """Start it, unless it runs, and wait until it answers.
@@ -52,7 +66,11 @@ class Local:
         Raises:
             ServerError: it does not start.
         """
-        pid = process.start(self.server())
+        try:
+            pid = process.start(self.server())
+        except process.PortTakenError as error:
+            variable = self.port_variable or f"STACK_{self.name.upper()}_PORT"
+            raise process.ServerError(f"{error} with {variable}") from error
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -81,6 +99,12 @@ def environment() -> dict[str, str]:
         "GATEWAY_URL": f"http://127.0.0.1:{GATEWAY_PORT}",
         **s3.environment(S3_PORT),
     }
+
+
+def led_here(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment whose commands work with the servers of this machine and with no others."""
+    kept = {name: value for name, value in environ.items() if not name.startswith(FOREIGN)}
+    return kept | environment()
 
 
 def servers() -> dict[str, Local]:
@@ -123,6 +147,7 @@ def servers() -> dict[str, Local]:
             spark.HOME / "run",
             lambda: spark.connect_server(_spark_port(), spark.HOME / "run"),
             lambda: f"sc://127.0.0.1:{_spark_port()}",
+            port_variable="SPARK_REMOTE",
         ),
     ]
     return {server.name: server for server in known}
@@ -135,7 +160,8 @@ PIPELINE = ("mysql", "kafka", "kinesis", "s3", "gateway")
 def _gateway() -> process.Server:
     port = str(GATEWAY_PORT)
     command = [sys.executable, "-m", "ingestion", "gateway", "--open", "--port", port]
-    return process.Server("The gateway", command, GATEWAY_PORT, RUN / "gateway", environment())
+    env = {**dict.fromkeys(os.environ), **led_here(os.environ)}
+    return process.Server("The gateway", command, GATEWAY_PORT, RUN / "gateway", env)
 
 
 def _spark_port() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -9,16 +10,26 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import gettempdir
+from typing import IO
 
 import psutil
 
 #: How long a server may take to end when asked to, in seconds; then it is killed.
 PATIENCE = 20.0
 
+#: Ports that this process has from `free_port`; its own locks would let it take them twice.
+_given: set[int] = set()
+
 
 class ServerError(Exception):
     """A server did not start; the message says where to look."""
+
+
+class PortTakenError(ServerError):
+    """Another program has the port."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +41,14 @@ class Server:
         command: the program and its arguments.
         port: of 127.0.0.1, open as soon as the server is ready.
         folder: its own; holds its data, its log and the record of its process.
-        env: variables besides those of this process.
+        env: variables besides those of this process; None for one that it must not have.
     """
 
     name: str
     command: Sequence[str]
     port: int
     folder: Path
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def log(self) -> Path:
@@ -62,15 +73,16 @@ def start(server: Server, timeout: float = 90.0) -> int:
     server.folder.mkdir(parents=True, exist_ok=True)
     running = find(server.folder)
     if running is None and listening(server.port):
-        raise ServerError(
+        raise PortTakenError(
             f"port {server.port} of 127.0.0.1 is taken by another program; "
             f"end it or choose another port for {server.name}"
         )
     if running is None:
+        environ = {**os.environ, **server.env}
         with server.log.open("wb") as log:
             child = subprocess.Popen(
                 server.command,
-                env={**os.environ, **server.env},
+                env={name: value for name, value in environ.items() if value is not None},
                 cwd=server.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -134,10 +146,33 @@ def listening(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nobody has, and that nobody else is given by this function.
+
+    It is this process' as long as it lives: a server takes seconds until it listens, and does not
+    while it is started again.
+    """
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given and _reserve(port):
+            _given.add(port)
+            return port
+
+
+def _reserve(port: int) -> bool:
+    """Take a port's byte of a file that all of a user's processes lock; the lock ends with this
+    process."""
+    try:
+        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+@cache
+def _reservations() -> IO[bytes]:
+    return (Path(gettempdir()) / f"ports-{os.getuid()}").open("ab")
 
 
 def _record(folder: Path) -> Path:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -65,6 +66,39 @@ def test_a_server_that_is_too_slow_is_ended(folder: Path) -> None:
     assert process.find(folder) is None
 
 
+def test_a_server_gets_the_variables_it_is_to_have(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STAYS", "GOES", "CHANGES"):
+        monkeypatch.setenv(name, "before")
+    script = "import os; print(*(os.environ.get(n) for n in ('STAYS', 'GOES', 'CHANGES')))"
+    env = {"GOES": None, "CHANGES": "now"}
+    with pytest.raises(process.ServerError, match="ended: before None now; see"):
+        process.start(replace(server(folder, script), env=env))
+
+
+def test_nobody_is_given_a_port_twice() -> None:
+    """Not even one that its owner does not use at the moment."""
+    script = (
+        "from stack.process import free_port\n"
+        "print(*(free_port() for _ in range(500)), flush=True)\n"
+        "input()\n"
+    )
+    askers = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    given = []
+    for asker in askers:
+        assert asker.stdout is not None
+        given += asker.stdout.readline().split()
+    for asker in askers:
+        asker.communicate("\n", timeout=30)
+    assert len(given) == len(set(given)) == 1_000
+
+
 def test_a_process_with_the_same_id_is_left_alone(folder: Path) -> None:
     folder.mkdir()
     (folder / "process.json").write_text(json.dumps({"pid": os.getpid(), "created": 1.0}))
@@ -107,6 +141,55 @@ def test_the_command_tells_what_runs(tmp_path: Path) -> None:
     assert "SPARK_REMOTE names a server on cluster" in said[3].stderr
     assert said[4].stdout.split(maxsplit=1) == ["spark", "was not running\n"]
     assert [run.returncode for run in said] == [0, 2, 1, 1, 0]
+
+
+def test_a_port_that_is_taken_is_chosen_anew(folder: Path, tmp_path: Path) -> None:
+    other = server(tmp_path / "other")
+    process.start(other)
+    wanted = local.Local("s3", folder, lambda: server(folder, port=other.port), lambda: "there")
+    try:
+        with pytest.raises(process.ServerError, match=r"choose another .* with STACK_S3_PORT$"):
+            wanted.up()
+    finally:
+        process.stop(tmp_path / "other")
+
+
+def env_of(**variables: str) -> subprocess.CompletedProcess[str]:
+    """What `python -m stack env` says where variables are set."""
+    return subprocess.run(
+        [sys.executable, "-m", "stack", "env"],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_shell_is_led_to_the_chosen_ports() -> None:
+    said = env_of(STACK_KAFKA_PORT="19092", STACK_S3_PORT="").stdout.splitlines()
+    assert "export KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:19092" in said
+    assert "export AWS_ENDPOINT_URL=http://127.0.0.1:8333" in said
+    for wrong in ("0", "65536", "http"):
+        refused = env_of(STACK_GATEWAY_PORT=wrong)
+        assert refused.stderr == f"error: STACK_GATEWAY_PORT is {wrong}, not a port's number\n"
+        assert (refused.returncode, refused.stdout) == (1, "")
+
+
+def test_what_leads_a_shell_elsewhere_goes() -> None:
+    elsewhere = {
+        "AWS_PROFILE": "work",
+        "AWS_SESSION_TOKEN": "of the real account",
+        "AWS_ENDPOINT_URL_S3": "https://s3.example",
+        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "GATEWAY_API_KEYS": "key",
+        "AWS_ACCESS_KEY_ID": "real",
+    }
+    said = env_of(**elsewhere).stdout.splitlines()
+    gone = {line.removeprefix("unset ") for line in said if line.startswith("unset ")}
+    assert gone >= elsewhere.keys() - {"AWS_ACCESS_KEY_ID"}
+    assert "export AWS_ACCESS_KEY_ID=local" in said
+    led = local.led_here({**elsewhere, "PATH": "/bin"})
+    assert led == {"PATH": "/bin", **local.environment()}
 
 
 def lake(folder: Path, posts: dict[str, list[object]]) -> Path:
