@@ -135,7 +135,9 @@ def make_streams(pipeline: str) -> None:
     try:
         there = set(admin.list_topics())
         names = [f"{pipeline}.{kind}" for kind in KINDS]
-        admin.create_topics([NewTopic(n, PARTITIONS, 1) for n in names if n not in there])
+        # A client that is asked to make none of them refuses.
+        if missing := [NewTopic(n, PARTITIONS, 1) for n in names if n not in there]:
+            admin.create_topics(missing)
     finally:
         admin.close()
     kinesis = boto3.client("kinesis", endpoint_url=environment["AWS_ENDPOINT_URL_KINESIS"], **keys)
