@@ -70,7 +70,7 @@ stack: install services ## The whole pipeline with real servers: posts in, both 
 	@$(BIN)/python -m stack demo
 
 stack-down: install ## End its servers
-	@$(BIN)/python -m stack down
+	@$(BIN)/python -m stack down mysql kafka kinesis s3 gateway
 
 services: spark-install $(STACK)/kafka/.installed $(STACK)/kinesis/.installed $(STACK)/s3/.installed ## Put every server of this machine into .stack (800 MB; needs Java, Maven, npm)
 	@command -v mariadbd >/dev/null || { \

@@ -27,7 +27,6 @@ def _port(name: str, usual: int) -> int:
 
 
 KAFKA_PORT = _port("KAFKA", 9092)
-CONTROLLER_PORT = _port("CONTROLLER", 9093)
 KINESIS_PORT = _port("KINESIS", 4567)
 S3_PORT = _port("S3", 8333)
 MYSQL_PORT = _port("MYSQL", 3307)
@@ -119,7 +118,7 @@ def servers() -> dict[str, Local]:
         Local(
             "kafka",
             RUN / "kafka",
-            lambda: kafka.broker(KAFKA_PORT, CONTROLLER_PORT, RUN / "kafka"),
+            lambda: kafka.broker(KAFKA_PORT, process.free_port(), RUN / "kafka"),
             lambda: f"127.0.0.1:{KAFKA_PORT}",
         ),
         Local(
