@@ -6,12 +6,13 @@ Every test has servers of its own, so that nobody else notices.
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -72,39 +73,46 @@ def assert_each_once(source: Source, lake: str, put: dict[Place, Record]) -> Non
 
 
 class Feeder(threading.Thread):
-    """Puts records into a source, a few at a time, each when those before are acknowledged."""
+    """Puts records into a source until it is told that they are enough, a few at a time, each when
+    those before are acknowledged."""
 
-    def __init__(self, source: Source, number: int) -> None:
+    def __init__(self, source: Source) -> None:
         super().__init__(daemon=True)
         self.put: dict[Place, Record] = {}
         self._source = source
-        self._records = list(kills.records(number))
+        self._enough = threading.Event()
 
     def run(self) -> None:
-        for start in range(0, len(self._records), 50):
-            kills.feed(self._source, self.put, self._records, start, start + 50)
+        endless = kills.records(sys.maxsize)
+        while not self._enough.is_set():
+            kills.feed(self._source, self.put, list(islice(endless, 50)), 0, 50)
+
+    def stop(self, seconds: float) -> None:
+        self._enough.set()
+        self.join(seconds)
+        assert not self.is_alive()
 
 
 def test_a_broker_that_crashes_under_load(nursery: Nursery, tmp_path: Path) -> None:
     _skip(kafka.missing())
     lake = str(tmp_path / "lake")
-    number = 4_000
     port = process.free_port()
     server = kafka.broker(port, process.free_port(), folder_of(tmp_path, "kafka"))
     with running(server):
         source = kills.Topics(f"127.0.0.1:{port}")
-        feeder = Feeder(source, number)
+        feeder = Feeder(source)
         feeder.start()
         lander = nursery.start(order_of(source, tmp_path, lake, follow=True))
-        wait_until(lambda: kills.landed(lake) > number // 4)
-        assert feeder.is_alive()
+        wait_until(lambda: kills.landed(lake) > 1_000)
+        before = len(feeder.put)
         crash(server)
         process.start(server)
-        feeder.join(120)
+        wait_until(lambda: len(feeder.put) > before + 1_000, 120)
+        feeder.stop(120)
+        number = len(feeder.put)
         wait_until(lambda: kills.landed(lake) >= number or lander.code() is not None)
         assert lander.code() is None, lander.said()
         lander.end()
-        assert len(feeder.put) == number
     assert_each_once(source, lake, feeder.put)
 
 
@@ -315,7 +323,7 @@ def test_a_network_that_is_cut_between_gateway_and_broker(nursery: Nursery, tmp_
     landed = [
         ((partition, int(at)), ind) for _, partition, at, ind in kills.rows(lake, "geo", "ind")
     ]
-    assert len({place for place, _ in landed}) == len(landed)
+    assert len({place for place, _ in landed}) == len({ind for _, ind in landed}) == len(landed)
     assert poster.acknowledged.items() <= dict(landed).items()
     wire.close()
 
