@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
@@ -204,12 +204,20 @@ def test_a_source_database_that_is_gone_for_a_while(nursery: Nursery, tmp_path: 
 
 
 class Wire:
-    """A way to a port of this machine; while it is cut, everything sent over it waits."""
+    """A way to a port of this machine; while it is cut, everything sent over it waits.
+
+    Attributes:
+        port: where it begins.
+        lost: bytes of answers that never arrived.
+    """
 
     def __init__(self, target: int) -> None:
         self._target = target
         self._whole = threading.Event()
         self._whole.set()
+        self._losing = False
+        self._ends: list[socket.socket] = []
+        self.lost = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -220,6 +228,19 @@ class Wire:
     def mend(self) -> None:
         self._whole.set()
 
+    def lose_answers(self) -> None:
+        """What is asked from now on arrives; who asked does not hear of it."""
+        self.lost = 0
+        self._losing = True
+
+    def sever(self) -> None:
+        """End every connection; others may be made, and carry answers."""
+        ends, self._ends = self._ends, []
+        for end in ends:
+            with suppress(OSError):  # the other side was first
+                end.shutdown(socket.SHUT_RDWR)
+        self._losing = False
+
     def close(self) -> None:
         self._listener.close()
 
@@ -228,15 +249,19 @@ class Wire:
             while True:
                 near, _ = self._listener.accept()
                 far = socket.create_connection(("127.0.0.1", self._target))
-                for ends in ((near, far), (far, near)):
-                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+                self._ends += [near, far]
+                for way in ((near, far, False), (far, near, True)):
+                    threading.Thread(target=self._carry, args=way, daemon=True).start()
         except OSError:  # closed, or nobody is there any more
             pass
 
-    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+    def _carry(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         try:
             while data := source.recv(65536):
                 self._whole.wait()
+                if answers and self._losing:
+                    self.lost += len(data)
+                    continue
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
         except OSError:  # either end is gone
@@ -267,6 +292,11 @@ class Poster(threading.Thread):
                 assert (str(offset["partition"]), offset["offset"]) not in self.acknowledged
                 self.acknowledged[str(offset["partition"]), offset["offset"]] = ind
             self.codes.append(answer.status_code)
+
+    def go_on(self) -> None:
+        """Wait until more records are taken."""
+        so_far = len(self.codes)
+        wait_until(lambda: self.codes[so_far:].count(200) > 20)
 
     def stop(self) -> None:
         self._done.set()
@@ -312,8 +342,13 @@ def test_a_network_that_is_cut_between_gateway_and_broker(nursery: Nursery, tmp_
         wire.cut()
         wait_until(lambda: 503 in poster.codes[20:])
         wire.mend()
-        so_far = len(poster.codes)
-        wait_until(lambda: poster.codes[so_far:].count(200) > 20)
+        poster.go_on()
+        # The broker has a record, the gateway does not know, and sends it again.
+        for _ in range(3):
+            wire.lose_answers()
+            wait_until(lambda: wire.lost)
+            wire.sever()
+            poster.go_on()
         poster.stop()
         assert set(poster.codes) == {200, 503}
         assert gateway.code() is None, gateway.said()
