@@ -20,6 +20,9 @@ import psutil
 #: How long a server may take to end when asked to, in seconds; then it is killed.
 PATIENCE = 20.0
 
+#: By how much a clock may be corrected while a server runs, in seconds.
+_CORRECTION = 60.0
+
 #: Ports that this process has from `free_port`; its own locks would let it take them twice.
 _given: set[int] = set()
 
@@ -109,13 +112,15 @@ def start(server: Server, timeout: float = 90.0) -> int:
 def find(folder: Path) -> psutil.Process | None:
     """The process that was started for a folder, if it still runs.
 
-    A process is told by its id and the time when it began: ids are used again.
+    A process is told by its id and the time when it began: ids are used again. The time is reckoned
+    from the machine's clock, and moves when that is corrected.
     """
     try:
         record = json.loads(_record(folder).read_text())
         process = psutil.Process(record["pid"])
-        return process if process.create_time() == record["created"] and _alive(process) else None
-    except (OSError, ValueError, KeyError, psutil.Error):
+        same = abs(process.create_time() - record["created"]) < _CORRECTION
+        return process if same and _alive(process) else None
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return None
 
 

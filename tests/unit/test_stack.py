@@ -99,6 +99,20 @@ def test_nobody_is_given_a_port_twice() -> None:
     assert len(given) == len(set(given)) == 1_000
 
 
+@pytest.mark.parametrize("seconds", [-2.0, 1.0])
+def test_a_server_is_found_again_after_the_clock_was_corrected(
+    folder: Path, seconds: float
+) -> None:
+    pid = process.start(server(folder))
+    record = folder / "process.json"
+    said = json.loads(record.read_text())
+    record.write_text(json.dumps({**said, "created": said["created"] + seconds}))
+    found = process.find(folder)
+    assert found is not None
+    assert found.pid == pid
+    assert process.stop(folder)
+
+
 def test_a_process_with_the_same_id_is_left_alone(folder: Path) -> None:
     folder.mkdir()
     (folder / "process.json").write_text(json.dumps({"pid": os.getpid(), "created": 1.0}))
