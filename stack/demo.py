@@ -93,7 +93,9 @@ def compare(batch: Path, stream: Path) -> list[tuple[str, int]]:
     differing = [n for n in sorted({*found, *others}) if found.get(n) != others.get(n)]
     if differing:
         raise DemoError(
-            f"the two paths differ in {', '.join(differing)}; their lakes are {batch} and {stream}"
+            f"the two paths differ in {', '.join(differing)}; their lakes are {batch} and {stream} "
+            "(so they do after posts to one of the two alone: end the servers and remove "
+            f"{local.RUN} to begin anew)"
         )
     if not found.get("intermediate/int_posts"):
         raise DemoError(f"no post arrived; the lakes are {batch} and {stream}")

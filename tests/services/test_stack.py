@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,13 +12,69 @@ import time
 import uuid
 from pathlib import Path
 
+import psutil
 import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from sqlalchemy import create_engine, text
 
-from stack import demo, local, mysql, process
+from stack import demo, kafka, kinesis, local, mysql, process, s3
+from tests.dbt.lakes import ROOT, profiles
 from tests.services.conftest import client, folder_of
+
+
+def test_all_of_it_from_the_first_server_to_the_last(tmp_path: Path) -> None:
+    """Both paths agree, a shell is led to the servers, and in the end they are gone, they alone."""
+    for reason in (mysql.missing(), kafka.missing(), kinesis.missing(), s3.missing()):
+        if reason:
+            pytest.skip(reason)
+    home = folder_of(tmp_path, "stack")
+    for service in (kafka, kinesis, s3):
+        (home / service.HOME.name).symlink_to(service.HOME.resolve())
+    names = ("MYSQL", "KAFKA", "KINESIS", "S3", "GATEWAY")
+    environment = {
+        **os.environ,
+        "STACK_HOME": str(home),
+        **{f"STACK_{name}_PORT": str(process.free_port()) for name in names},
+        "DBT_PROFILES_DIR": str(profiles(tmp_path)),
+        "DBT_TARGET_PATH": str(tmp_path / "target"),
+        "DBT_LOG_PATH": str(tmp_path / "logs"),
+        # Somebody else's, who works with the real ones.
+        "AWS_SESSION_TOKEN": "of an account",
+        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{process.free_port()}",
+        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "GATEWAY_API_KEYS": "a-key",
+    }
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    stack = (sys.executable, "-m", "stack")
+    other = subprocess.Popen(["sleep", "600"], cwd=home, start_new_session=True)
+    try:
+        said = run(*stack, "demo", "--posts", "20")
+        assert "the batch path and the stream path agree in 14 tables" in said
+        assert re.search(r"intermediate.int_posts +20 *$", said, re.MULTILINE)
+        assert len(re.findall("process [0-9]+", run(*stack, "status"))) == len(names)
+        lake = f"--lake {shlex.quote(str(tmp_path / 'lake'))}"
+        python = shlex.quote(sys.executable)
+        for command in ("kafka", "kinesis", "mysql", "s3 --uri s3://pinterest/msk"):
+            script = f'eval "$({python} -m stack env)"; {python} -m ingestion {command} {lake}'
+            told = run("sh", "-c", script)
+            assert len(re.findall("landed (20|11,001) ", told)) == len(demo.KINDS)
+    finally:
+        pids = [record.parent.name for record in home.glob("run/*/process.json")]
+        assert sorted(run(*stack, "down").split()[::2]) == sorted(pids)
+        assert other.poll() is None
+        other.kill()
+        other.wait(20)
+    assert len(pids) == len(names)
+    assert "process" not in run(*stack, "status")
+    assert not [pid for pid in psutil.process_iter(["cmdline"]) if str(home) in str(pid.info)]
 
 
 def test_what_is_there_is_not_made_again(
@@ -37,9 +95,9 @@ def test_what_is_there_is_not_made_again(
         topics = admin.describe_topics([f"{pipeline}.{kind}" for kind in demo.KINDS])
         assert [len(topic["partitions"]) for topic in topics] == [demo.PARTITIONS] * 3
     admin.close()
-    kinesis = client("kinesis", {"AWS_ENDPOINT_URL": kinesis_url})
+    streams = client("kinesis", {"AWS_ENDPOINT_URL": kinesis_url})
     for kind in demo.KINDS:
-        shards = kinesis.list_shards(StreamName=f"streaming-{pipeline}-{kind}")["Shards"]
+        shards = streams.list_shards(StreamName=f"streaming-{pipeline}-{kind}")["Shards"]
         assert len(shards) == demo.SHARDS
     client("s3", store).head_bucket(Bucket=demo.BUCKET)
 
