@@ -36,6 +36,9 @@ SUBSTITUTE = b"\x1a"
 #: What lies in memory and is no object yet may have so many bytes.
 HELD_BYTES = 64 * 1024 * 1024
 
+#: What a file of a folder is called until it is whole; an older one is nobody's any more.
+_PARTIAL = ".partial-"
+_LEFT_SECONDS = 24 * 3600
 _LINE_BREAK = re.compile(rb"[\r\n]")
 _EXISTS = ("PreconditionFailed", "412")
 _CONFLICT = ("ConditionalRequestConflict", "409")
@@ -88,6 +91,10 @@ class FolderTarget(Folder):
             (self._root / "topics").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(uri, error) from error
+        for left in self._root.glob(f"{_PARTIAL}*"):  # by writers that were killed
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                    left.unlink()
 
     def objects(self, topic: str, partition: int) -> Iterator[tuple[str, int]]:
         """The files of a partition."""
@@ -105,7 +112,7 @@ class FolderTarget(Folder):
     def create(self, key: str, data: bytes) -> bool:
         """Write a file beside the layout, then give it its name there."""
         path = self._root / key
-        partial = self._root / f".partial-{uuid.uuid4().hex}"
+        partial = self._root / f"{_PARTIAL}{uuid.uuid4().hex}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -259,6 +262,42 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="cannot be written: Not a directory"):
         target.create(key_of(TOPIC, 0, 0, compress=False), b"")
     assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_what_killed_writers_left_goes_after_a_day(tmp_path: Path) -> None:
+    FolderTarget(str(tmp_path))
+    old, new = tmp_path / f".partial-{'0' * 32}", tmp_path / f".partial-{'1' * 32}"
+    for path in (old, new):
+        path.write_bytes(b"half a rec")
+    a_day_ago = time.time() - 25 * 3600
+    os.utime(old, (a_day_ago, a_day_ago))
+    one = a_sink(tmp_path)
+    assert (old.exists(), new.exists()) == (False, True)
+    new.unlink()
+    one.add(chunk(0, numbers(0, 3)))
+    one.close()
+    assert offsets(tmp_path) == {at: [b"%d" % at] for at in range(3)}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Nothing is written of the object that does not fit, and the next run goes on there."""
+    one = a_sink(tmp_path)
+    one.add(chunk(0, numbers(0, 12)))
+
+    def full(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(PipelineError, match=f"written: {os.strerror(number)}; free space or"):
+            one.close()
+    assert list(written(tmp_path)) == ["0000000000.json"]
+    again = a_sink(tmp_path)
+    assert again.end(TOPIC, 0) == 10
+    again.add(chunk(9, numbers(9, 12)))
+    again.close()
+    assert offsets(tmp_path) == {at: [b"%d" % at] for at in range(12)}
 
 
 def test_a_folder_that_cannot_be_used_any_more(tmp_path: Path) -> None:
