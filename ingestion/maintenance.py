@@ -6,6 +6,7 @@ merge is one commit that changes no row, and what is removed is needed by no ver
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 from deltalake import CommitProperties, DeltaTable
@@ -34,6 +36,7 @@ SHORTEST_RETENTION = timedelta(hours=24)
 LONGEST_RETENTION = timedelta(hours=168)
 
 _LOG = "_delta_log"
+_HALF_WRITTEN = re.compile(r".+#[0-9]+")
 _LOG_FILE = re.compile(r"([0-9]{20})\.(.+)")
 
 
@@ -66,7 +69,7 @@ class Maintained:
         after: what it consists of; as before where nothing was to be done.
         merged: the days whose small files were merged.
         skipped: of those, where another process got at some of the files meanwhile.
-        removed: data files that were removed.
+        removed: files that were removed, those that killed writers left half written too.
         seconds: how long it took.
     """
 
@@ -183,8 +186,11 @@ def maintain(
         commit_properties=CommitProperties(max_commit_retries=15),
         post_commithook_properties=NO_HOOKS,
     )
+    half_written = _left_half_written(handle, now=time.time())
     after = before
     if not dry_run:
+        for path in half_written:
+            path.unlink(missing_ok=True)
         handle.update_incremental()
         after = measure(handle, _stored(handle, options))
     # It names files, too, that were removed before and that the log has not forgotten yet.
@@ -195,9 +201,24 @@ def maintain(
         after,
         days,
         skipped,
-        len(removed),
+        len(removed) + len(half_written),
         now() - begun,
     )
+
+
+def _left_half_written(handle: DeltaTable, now: float) -> list[Path]:
+    """Files that killed writers did not finish, where a table lies in a folder.
+
+    There a file has another name until it is whole, under which no engine finds it.
+    """
+    address = handle.table_uri.removeprefix("file://")
+    found = []
+    for folder, _, names in [] if "://" in address else os.walk(address):
+        for path in (Path(folder, name) for name in names if _HALF_WRITTEN.fullmatch(name)):
+            with suppress(FileNotFoundError):  # it has got its name, or another removed it
+                if now - path.stat().st_mtime > SHORTEST_RETENTION.total_seconds():
+                    found.append(path)
+    return found
 
 
 def tables_under(lake: str, options: Mapping[str, str] | None) -> list[str]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -370,6 +373,37 @@ def test_removed_is_what_is_out_of_use_for_long_enough(lake: Lake) -> None:
     assert set(kept) <= set(data(lake))
     assert len(list(QueryBuilder().register("t", reader).execute("select ind from t"))) > 0
     assert landed(lake) == list(range(6))
+
+
+def left_half_written(lake: Lake) -> Path:
+    """What a writer leaves that is killed as it writes a file, where the table lies in a folder."""
+    code = f"""
+import os, signal
+from deltalake.fs import DeltaStorageHandler
+storage = DeltaStorageHandler({lake.location("geo")!r})
+file = storage.open_output_stream("_landed_on={DAY}/x.parquet")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    (left,) = [path for path in Path(lake.location("geo")).rglob("*") if "#" in path.name]
+    return left
+
+
+@pytest.mark.parametrize("retention", [timedelta(hours=24), timedelta(0)])
+def test_what_killed_writers_left_half_written_is_removed_after_a_day(
+    lake: Lake, retention: timedelta
+) -> None:
+    """The engine itself sees no such file."""
+    land(lake, 0, 2)
+    left = left_half_written(lake)
+    assert maintain(lake, retention=retention).removed == 0
+    assert left.exists()
+    age([left], hours=25)
+    assert maintain(lake, retention=retention, dry_run=True).removed == 1
+    assert left.exists()
+    assert maintain(lake, retention=retention).removed == 1
+    assert not left.exists()
+    assert landed(lake) == [0, 1]
 
 
 def test_a_short_retention_spares_what_a_writer_may_be_about_to_commit(lake: Lake) -> None:
