@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -23,6 +24,7 @@ from kafka.admin import NewTopic
 from ingestion.lake import REJECTED
 from ingestion.records import KINDS
 from tests import hostile, oracle
+from tests.commands.test_ingest_command import ingest as ingest_here
 from tests.dbt.lakes import ROOT, Built, Row, assert_oracle_agrees
 from tests.services.conftest import client, eventually
 from tests.services.test_gateway import Gateway, connected, running
@@ -216,3 +218,42 @@ def test_by_both_paths_at_once_a_post_counts_once(
     assert answers(both) == answers(paths["objects"])
     landed = rows(str(both.uri), "pin", "distinct _source")
     assert sorted(landed) == [("kafka",), ("kinesis",)]
+
+
+def test_every_path_leads_to_a_lake_in_a_bucket_too(
+    broker: str, kinesis_url: str, database: str, store: dict[str, str], tmp_path: Path
+) -> None:
+    """Each record lands there once, however often it is asked for."""
+    pipeline, bucket = f"p{uuid4().hex[:12]}", f"b{uuid4().hex[:12]}"
+    sent = {kind: [b'{"ind":1,"title":"x","country":"y","age":3}', b"{"] for kind in KINDS}
+    send_to_kafka(broker, pipeline, sent)
+    send_to_kinesis(kinesis_url, pipeline, sent)
+    client("s3", store).create_bucket(Bucket=bucket)
+    settings = {
+        **store,
+        "KAFKA_BOOTSTRAP_SERVERS": broker,
+        "AWS_ENDPOINT_URL_KINESIS": kinesis_url,
+        "SOURCE_DATABASE_URL": database,
+        "PIPELINE_ID": pipeline,
+        "LAKE_URI": f"s3://{bucket}/lake",
+    }
+
+    def run(*arguments: str) -> Any:
+        done = ingest_here(*arguments, "--json", cwd=tmp_path, **settings)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    run("seed-database", "--posts", "2")
+    run("archive", "--uri", f"s3://{bucket}/msk")
+    due = {"kafka": 3, "kinesis": 3, "mysql": 6, "s3": 3}
+    for command, number in due.items():
+        options = ["--uri", f"s3://{bucket}/msk"] if command == "s3" else []
+        streams = [run(command, *options)["streams"] for _ in range(2)]
+        assert [sum(one["landed"] for one in found) for found in streams] == [number, 0], command
+    found = Counter[tuple[str, str]]()
+    for row in run("status"):
+        found.update({(row["source"], name): row[name] for name in ("rows", "rejected")})
+    assert {source: found[source, "rows"] for source in due} == due
+    refused = Counter(row["source"] for row in run("rejected", "list"))
+    assert refused == {"kafka": 3, "kinesis": 3, "s3": 3}
+    assert all(found[source, "rejected"] == refused[source] for source in due)
