@@ -160,10 +160,18 @@ class Lake:
         uri: the lake's folder, or ``s3://bucket/prefix``; credentials and endpoint of the latter
             come from the ``AWS_*`` variables.
         clock: the time a commit is stamped with, aware, UTC.
+
+    Raises:
+        LakeError: the address is neither a folder's nor a bucket's.
     """
 
     def __init__(self, uri: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.uri = bucket.normal(uri) if bucket.is_bucket(uri) else uri.rstrip("/") or "/"
+        if "://" in self.uri.removeprefix("file://") and not bucket.is_bucket(self.uri):
+            # The engine knows more kinds of stores, but nobody has tried whether commits are safe.
+            raise LakeError(
+                f"{self.uri}: a lake is a folder or s3://bucket/prefix; set LAKE_URI to one"
+            )
         self.engine_options = bucket.engine_options(self.uri)
         self._clock = clock
         self._handles: dict[str, DeltaTable] = {}

@@ -361,6 +361,13 @@ def test_a_lake_where_something_else_lies(tmp_path: Path, place: str, said: str)
     assert (tmp_path / "lake" / place).read_text() == "something else"
 
 
+@pytest.mark.parametrize("uri", ["s3a://b/lake", "S3://b/lake", "gs://b/lake", "az://b/lake"])
+def test_a_place_where_nobody_knows_whether_commits_are_safe(uri: str) -> None:
+    """The engine would write there, and no one has tried the store out."""
+    with pytest.raises(LakeError, match=f"{uri}: a lake is a folder or s3://bucket/prefix; set L"):
+        Lake(uri)
+
+
 def test_a_lake_below_a_file(tmp_path: Path) -> None:
     make_file(tmp_path / "file")
     with pytest.raises(
