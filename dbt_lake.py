@@ -30,6 +30,8 @@ from dbt.plugins.manager import dbtPlugin
 from dbt_common.context import get_invocation_context
 from dbt_common.exceptions import DbtRuntimeError
 
+from ingestion.bucket import engine_options
+
 #: Commands that never talk to an engine.
 WITHOUT_ENGINE = frozenset({"clean", "deps", "docs", "init", "list", "ls", "parse", "serve"})
 #: Commands that write tables.
@@ -52,6 +54,9 @@ class LakePlugin(dbtPlugin):
             _tell_macros("LAKE_SCRATCH", _scratch(lake))  # where create_table_as gathers slices
         _tell_macros("LAKE_LOCATION", lake)  # where create_schema puts new schemas
         _tell_macros("LAKE_ENGINE", "remote" if remote else "embedded")  # how replace_by_key works
+        if not remote:
+            # The embedded engine reads fewer of the AWS clients' variables than boto3.
+            os.environ.update(engine_options(lake) or {})
         _attach(_connected(remote) if remote else _session(), lake, embedded=not remote)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import TableNotFoundError
 
+from ingestion.bucket import engine_options
 from reporting.errors import ReportError
 from reporting.formats import shortened, without_credentials
 
@@ -205,7 +206,7 @@ def _read(lake: str, name: str) -> _Table | None:
     row_type = ROW_TYPES[name]
     columns = [field.name for field in fields(row_type)]
     try:
-        table = DeltaTable(uri)
+        table = DeltaTable(uri, storage_options=engine_options(uri))
         present = {field.name for field in table.schema().fields}
         absent = [column for column in columns if column not in present]
         values = [] if absent else _select(table, columns)

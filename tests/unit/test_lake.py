@@ -17,6 +17,7 @@ from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from ingestion import lake as lake_module
+from ingestion.bucket import engine_options
 from ingestion.errors import LakeError, SourceError
 from ingestion.lake import REJECTED, SCHEMAS, Lake, Origin, Piece, explained
 from ingestion.offsets import Offsets
@@ -50,7 +51,8 @@ def piece(start: int, end: int, origin: Origin = ORIGIN) -> Piece:
 def rows(lake: Lake | str, table: str, columns: str = "*", rest: str = "") -> list[tuple[Any, ...]]:
     """What another process would read of a bronze table now."""
     uri = lake if isinstance(lake, str) else lake.uri
-    builder = QueryBuilder().register(table, DeltaTable(f"{uri}/bronze/{table}"))
+    log = DeltaTable(f"{uri}/bronze/{table}", storage_options=engine_options(uri))
+    builder = QueryBuilder().register(table, log)
     found: list[tuple[Any, ...]] = []
     for batch in builder.execute(f"select {columns} from {table} {rest}"):
         lists = [batch.column(name).to_pylist() for name in batch.schema.names]
