@@ -378,7 +378,7 @@ def test_a_store_that_looks_and_then_writes_is_refused(
 ) -> None:
     """It refuses a write that comes later, but not one that comes in between."""
     server = stand_in(412)
-    server.slow = 0.1
+    server.slow = 0.5
     with pytest.raises(LakeError, match="does not honour conditional writes"):
         bucket.check_safe("s3://bucket/lake")
     assert server.objects == set()
