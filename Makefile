@@ -15,7 +15,7 @@ FIND_PYTHON = for python in python3.12 python3.11 python3; do \
 	&& { echo $$python; break; }; done
 
 .PHONY: help install demo stack stack-down test lint lint-python lint-types lint-sql docs report \
-	spark spark-down spark-install services databricks bench lock clean reset
+	spark spark-down spark-install stack-install services databricks bench lock clean reset
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -66,16 +66,18 @@ spark-down: install ## End it
 
 spark-install: $(STACK)/spark/.installed ## Put Spark and Delta into .stack (500 MB; needs Java and Maven)
 
-stack: install services ## The whole pipeline with real servers: posts in, both paths, the same answers
+stack: stack-install ## The whole pipeline with real servers: posts in, both paths, the same answers
 	@$(BIN)/python -m stack demo
 
 stack-down: install ## End its servers
 	@$(BIN)/python -m stack down mysql kafka kinesis s3 gateway
 
-services: spark-install $(STACK)/kafka/.installed $(STACK)/kinesis/.installed $(STACK)/s3/.installed ## Put every server of this machine into .stack (800 MB; needs Java, Maven, npm)
+stack-install: install $(STACK)/kafka/.installed $(STACK)/kinesis/.installed $(STACK)/s3/.installed ## Put its servers into .stack (200 MB; needs Java, Maven, npm)
 	@command -v mariadbd >/dev/null || { \
 		echo "error: the source database needs MariaDB: 'apt-get install mariadb-server' or" \
 			"'brew install mariadb'" >&2; exit 1; }
+
+services: spark-install stack-install ## Put every server that tests run against into .stack (700 MB)
 
 databricks: $(VENV)/.databricks profiles.yml ## Make .venv with what the databricks target needs
 

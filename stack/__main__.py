@@ -63,7 +63,9 @@ def down(names: Names = None) -> None:
     servers = local.servers()
     # Those that use others end before them.
     for name in reversed(names or list(Known)):
-        if servers[name].down():
+        with console.status(f"ending {name}"):
+            ended = servers[name].down()
+        if ended:
             console.print(f"{name:<8} ended")
         elif names:
             console.print(f"{name:<8} was not running")

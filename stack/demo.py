@@ -16,7 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
 from deltalake import DeltaTable, QueryBuilder
+from kafka import KafkaAdminClient
+from kafka.admin import NewTopic
+from kafka.errors import KafkaError
 
 from stack import local
 
@@ -53,7 +58,11 @@ def run(posts: int, pipeline: str, say: Callable[[str], None]) -> list[tuple[str
     servers = local.servers()
     for name in local.PIPELINE:
         if name == "gateway":
-            make_streams(pipeline)
+            try:
+                make_streams(pipeline)
+            except (KafkaError, BotoCoreError, ClientError) as error:
+                said = " ".join(str(error).split()) or type(error).__name__
+                raise DemoError(f"topics, streams and bucket cannot be made: {said}") from error
         servers[name].up()
         say(f"{name} listens on {servers[name].address()}")
     objects = f"s3://{BUCKET}/msk"
@@ -122,11 +131,6 @@ def content(lake: Path, table: str) -> list[Any]:
 
 def make_streams(pipeline: str) -> None:
     """Make the topics, the streams and the bucket that are not there yet."""
-    import boto3
-    from botocore.exceptions import ClientError
-    from kafka import KafkaAdminClient
-    from kafka.admin import NewTopic
-
     environment = local.environment()
     keys = {
         "aws_access_key_id": environment["AWS_ACCESS_KEY_ID"],

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
+from kafka.errors import TopicAuthorizationFailedError
 
 from stack import demo, local, process, spark
 
@@ -211,6 +213,19 @@ def lake(folder: Path, posts: dict[str, list[object]]) -> Path:
         write_deltalake(str(folder / table), pa.table(posts))
     write_deltalake(str(folder / "marts/data_quality"), pa.table({"of": [folder.name]}))
     return folder
+
+
+def test_servers_that_refuse_what_the_demo_needs_are_quoted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: str) -> None:
+        raise TopicAuthorizationFailedError("not\nyours")
+
+    there = SimpleNamespace(up=lambda: 1, address=lambda: "there")
+    monkeypatch.setattr(local, "servers", lambda: dict.fromkeys(local.PIPELINE, there))
+    monkeypatch.setattr(demo, "make_streams", refuse)
+    with pytest.raises(demo.DemoError, match=r"bucket cannot be made: .*not yours$"):
+        demo.run(1, "p", lambda _: None)
 
 
 def test_the_two_paths_are_compared_row_by_row(tmp_path: Path) -> None:
