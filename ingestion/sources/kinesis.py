@@ -276,22 +276,34 @@ class KinesisReader:
                 if not watch.listed:
                     watch.began = now
                 self._calls[self._pool.submit(self._list, watch.stream.name)] = (watch, None)
-            if watch.absent:
-                continue
+        due = [(watch, cursor) for watch, cursor in self._waiting() if cursor.due <= now]
+        due.sort(key=lambda pair: pair[1].due)
+        for watch, cursor in due[: self._room]:
             stream = watch.stream
-            for cursor in stream.readable():
-                if cursor.due > now or cursor.busy:
-                    continue
-                cursor.busy = True
-                call: Future[Any]
-                if cursor.iterator is None:
-                    beginning = stream.beginning(cursor, self._clock())
-                    call = self._pool.submit(
-                        self._iterator, stream.name, cursor.shard.id, beginning
-                    )
-                else:
-                    call = self._pool.submit(self._page, cursor.iterator)
-                self._calls[call] = (watch, cursor)
+            cursor.busy = True
+            call: Future[Any]
+            if cursor.iterator is None:
+                beginning = stream.beginning(cursor, self._clock())
+                call = self._pool.submit(self._iterator, stream.name, cursor.shard.id, beginning)
+            else:
+                call = self._pool.submit(self._page, cursor.iterator)
+            self._calls[call] = (watch, cursor)
+
+    def _waiting(self) -> list[tuple[_Watch, Cursor]]:
+        """The shards that are to be read, now or later."""
+        return [
+            (watch, cursor)
+            for watch in self._watches.values()
+            if not watch.absent
+            for cursor in watch.stream.readable()
+            if not cursor.busy
+        ]
+
+    @property
+    def _room(self) -> int:
+        """How many shards may be asked besides; a page has 10 MB, and a stream many shards."""
+        asked = sum(cursor is not None for _, cursor in self._calls.values())
+        return max(0, _CALLS_AT_ONCE - asked)
 
     def _list(self, name: str) -> _Listing:
         summary = self._client.describe_stream_summary(StreamName=name)
@@ -318,11 +330,10 @@ class KinesisReader:
     # --- answers: in the thread that reads -----------------------------------------------------
 
     def _next_due(self) -> float:
-        """When the next call is due of those that are not under way."""
+        """When the next call is due of those that are not under way and may be made."""
         dues = [watch.due for watch in self._watches.values() if not watch.busy]
-        for watch in self._watches.values():
-            if not watch.absent:
-                dues += [cursor.due for cursor in watch.stream.readable() if not cursor.busy]
+        if self._room:
+            dues += [cursor.due for _, cursor in self._waiting()]
         return min(dues, default=_NEVER)
 
     def _answers(self, until: float) -> list[Chunk]:

@@ -264,6 +264,23 @@ def test_what_one_stream_has_is_handed_over_before_another_fails(
     assert run.numbers == numbers
 
 
+def test_no_more_pages_wait_than_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many shards there are, and each of them comes to its turn."""
+    monkeypatch.setattr(kinesis, "ThreadPoolExecutor", lambda *_, **__: Inline())
+    model = Model()
+    numbers = {id_: model.put(id_, 7) for id_ in [model.open() for _ in range(30)]}
+    with reading(Client(s=model)) as run:
+        found: dict[str, list[int]] = {id_: [] for id_ in numbers}
+        while not run.reader.finished:
+            chunks = run.reader.read(0.05)
+            assert len(chunks) <= kinesis._CALLS_AT_ONCE
+            for chunk in chunks:
+                found[chunk.origin.partition] += chunk.offsets
+                counts = [len(of) for of in found.values()]
+                assert max(counts) - min(counts) <= 6  # two pages
+    assert found == numbers
+
+
 def test_what_lasts_ends_reading_once_with_what_was_read_handed_over() -> None:
     model, _, numbers = filled(9)
     client = Client(s=model)
