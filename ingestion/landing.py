@@ -159,6 +159,11 @@ class Batches:
         """Whether a commit is under way."""
         return self._pending is not None and not self._pending.done()
 
+    def check(self) -> None:
+        """Raise what a commit that has ended failed with: no record may come that would tell."""
+        if self._pending is not None and not self.busy:
+            self._wait()
+
     def close(self) -> None:
         """Commit what is left and wait for it."""
         try:

@@ -86,6 +86,7 @@ def land_stream(
             if max_latency is None and reader.finished:
                 break
             for batch in batches.values():
+                batch.check()
                 # A batch that is due while the one before is being committed goes on growing.
                 if max_latency is not None and batch.age >= max_latency and not batch.busy:
                     batch.flush()

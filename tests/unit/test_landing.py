@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -19,10 +20,11 @@ import pytest
 from ingestion import bronze, landing
 from ingestion.errors import LakeError
 from ingestion.lake import REJECTED, Lake, Origin, Piece
-from ingestion.landing import Account, land_objects
+from ingestion.landing import Account, Chunk, land_objects
 from ingestion.offsets import Offsets
 from ingestion.records import KINDS, decode
 from ingestion.sources.s3 import Folder, SinkObject, parse_name
+from ingestion.streams import land_stream
 from tests import hostile, oracle
 from tests.unit.test_lake import rows
 
@@ -456,6 +458,34 @@ def test_a_lake_that_fails_midway_keeps_what_was_committed(
     assert sink.offsets() == {"0": good(0, 60)}
     sink.land()
     assert_exactly_once(sink, {0: 120})
+
+
+def test_a_follower_ends_with_a_commit_that_fails_though_nothing_more_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(str(tmp_path))
+    lake.create()
+    waiting = [Chunk(Origin("kafka", "t.geo", "0"), 0, 1, [0], [b'{"ind":1,"country":"x"}'])]
+
+    def read(_: float) -> list[Chunk]:
+        time.sleep(0.01)
+        return [waiting.pop()] if waiting else []
+
+    def append(*_: Any) -> None:
+        raise LakeError("no space left")
+
+    monkeypatch.setattr(Lake, "append", append)
+    reader = SimpleNamespace(read=read, finished=False, landed=lambda _: None)
+    deadline = time.monotonic() + 20
+    with pytest.raises(LakeError, match="no space left"):
+        land_stream(
+            lake,
+            reader,
+            {"t.geo": KINDS["geo"]},
+            max_latency=0.05,
+            stopping=lambda: time.monotonic() > deadline,
+        )
+    assert time.monotonic() < deadline
 
 
 # ---------------------------------------------------------------- several landers, killed
