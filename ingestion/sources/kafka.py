@@ -33,6 +33,8 @@ DEFAULT_SERVERS = "127.0.0.1:9092"
 
 #: Seconds between two looks at the topics while records are read.
 LOOK_SECONDS = 1.0
+#: For so many seconds the end waits for a broker that keeps the group's offsets.
+GROUP_SECONDS = 3.0
 #: For so many seconds nothing may come of what is there before reading to the end gives up.
 STALLED_SECONDS = 30.0
 
@@ -213,6 +215,7 @@ class KafkaReader:
         self._places: dict[TopicPartition, _Place] = {}
         self._marks: list[Chunk] = []
         self._group_offsets: dict[TopicPartition, int] = {}
+        self._group_written: dict[TopicPartition, int] = {}
         self._moved = 0.0
 
     # --- what landing asks ---------------------------------------------------------------------
@@ -276,8 +279,11 @@ class KafkaReader:
     def close(self) -> None:
         """Tell the group where it stands, and close the connections."""
         if self._cluster is not None:
-            if not self._out:
-                self._write_group(self._cluster)
+            deadline = self._now() + GROUP_SECONDS
+            while not self._out and not self._write_group(self._cluster):
+                if self._now() > deadline:
+                    break
+                time.sleep(0.1)
             self._cluster.close()
         self._worker.shutdown(cancel_futures=True)
         if self._looking is not None and not self._looking.cancelled():
@@ -299,11 +305,20 @@ class KafkaReader:
                 cluster.close()
             raise
 
-    def _write_group(self, cluster: Cluster) -> None:
-        offsets, self._group_offsets = self._group_offsets, {}
-        if self._group is not None and offsets:
-            with suppress(Exception):  # nobody reads them
-                cluster.write_group(self._group, offsets)
+    def _write_group(self, cluster: Cluster) -> bool:
+        """Write the group's offsets; whether there is no use in trying that again at once."""
+        from kafka.errors import RetriableError
+
+        before = self._group_written
+        offsets = {at: end for at, end in self._group_offsets.items() if before.get(at) != end}
+        if self._group is None or not offsets:
+            return True
+        try:
+            written = cluster.write_group(self._group, offsets)
+        except Exception as error:  # nobody reads them
+            return not isinstance(error, RetriableError)
+        self._group_written = {**before, **written}
+        return len(written) == len(offsets)
 
     def _look_around(self) -> None:
         """Look at the topics in another thread, and take notice once that has been done."""
@@ -364,6 +379,8 @@ class KafkaReader:
         """Cease to read a topic; whether it was read."""
         assert self._cluster is not None
         kept = {at: place for at, place in self._places.items() if at.topic != name}
+        told = self._group_offsets.items()
+        self._group_offsets = {at: end for at, end in told if at.topic != name}
         dropped = len(kept) < len(self._places)
         self._places = kept
         if dropped:

@@ -189,15 +189,28 @@ class Cluster:
         except kafka_errors.KafkaError as error:
             raise SourceError(f"Kafka refuses: {' '.join(str(error).split())}") from error
 
-    def write_group(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+    def write_group(
+        self, group: str, offsets: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
         """Write a group's offsets, which nobody reads but displays of the lag.
 
+        Returns:
+            Those that were written.
+
         Raises:
-            KafkaError: they could not be written.
+            KafkaError: none could be written.
         """
-        self._admin.alter_group_offsets(
-            group, {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in offsets.items()}
-        )
+        written: dict[TopicPartition, int] = {}
+        try:
+            answers = self._admin.alter_group_offsets(
+                group, {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in offsets.items()}
+            )
+            written = {tp: offsets[tp] for tp, of in answers.items() if of is kafka_errors.NoError}
+        finally:
+            if len(written) < len(offsets):
+                # kafka-python asks once which broker keeps a group, and it may be another by now.
+                self._admin._manager.cluster._coordinators.clear()
+        return written
 
 
 class _LastWords(logging.Handler):

@@ -27,7 +27,12 @@ from cryptography.hazmat.primitives.serialization import (
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import OffsetSpec, UserScramCredentialUpsertion
 from kafka.consumer.fetcher import Fetcher
-from kafka.errors import LogTruncationError, OffsetOutOfRangeError
+from kafka.errors import (
+    CoordinatorNotAvailableError,
+    LogTruncationError,
+    NotCoordinatorError,
+    OffsetOutOfRangeError,
+)
 from kafka.structs import OffsetAndMetadata
 
 from ingestion import cli
@@ -695,6 +700,59 @@ def test_a_groups_offsets_are_written_and_never_read(pipeline: Pipeline) -> None
         pipeline.send("geo", geo(35, 40))
         assert pipeline.ingest().streams()["geo"]["landed"] == 5
     assert written() == 35
+
+
+def test_a_group_that_another_broker_keeps_by_now(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that kept it says so as long as it is asked, and nothing more comes to be told."""
+    pipeline.create("geo")
+    at = TopicPartition(pipeline.topic("geo"), 0)
+    group = f"ingest-{pipeline.id}"
+    refused: list[bool] = []
+    alter = KafkaAdminClient.alter_group_offsets
+
+    def altered(admin: KafkaAdminClient, name: str, offsets: dict[TopicPartition, Any]) -> Any:
+        known = admin._manager.cluster.get_coordinator(name)
+        if known is None or 10 in {of.offset for of in offsets.values()}:
+            return alter(admin, name, offsets)
+        refused.append(True)
+        return dict.fromkeys(offsets, NotCoordinatorError)
+
+    def written() -> int | None:
+        found = pipeline.admin.list_group_offsets([group])[group]
+        return found[at].offset if at in found else None
+
+    monkeypatch.setattr(KafkaAdminClient, "alter_group_offsets", altered)
+    with pipeline.follow(group=group):
+        pipeline.send("geo", geo(0, 10))
+        wait_until(lambda: written() == 10)
+        pipeline.send("geo", geo(10, 15))
+        wait_until(lambda: written() == 15)
+    assert refused
+
+
+def test_a_groups_offsets_wait_for_the_first_group_of_a_cluster(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What keeps groups is made when one is asked for: until then there is no broker for it."""
+    pipeline.create("geo")
+    pipeline.send("geo", geo(0, 10))
+    answers = [CoordinatorNotAvailableError, NotCoordinatorError]
+    alter = KafkaAdminClient.alter_group_offsets
+
+    def altered(admin: KafkaAdminClient, group: str, offsets: dict[TopicPartition, Any]) -> Any:
+        if len(answers) == 2:
+            raise answers.pop(0)
+        if answers:
+            return dict.fromkeys(offsets, answers.pop())
+        return alter(admin, group, offsets)
+
+    monkeypatch.setattr(KafkaAdminClient, "alter_group_offsets", altered)
+    pipeline.ingest()
+    group = f"ingest-{pipeline.id}"
+    found = pipeline.admin.list_group_offsets([group])[group]
+    assert found[TopicPartition(pipeline.topic("geo"), 0)].offset == 10
 
 
 def fail(*_: Any) -> None:
