@@ -689,7 +689,7 @@ def test_a_server_may_think_for_longer_than_it_takes_to_greet(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ingestion.sources.database._GREETING_SECONDS", 0.5)
-    database = Database(source.url, patience=0)
+    database = Database(source.url, patience=10)  # a busy server may greet late, too
     assert database.run(lambda c: c.exec_driver_sql("SELECT SLEEP(1)").scalar()) == 0
     database.drop()
 
