@@ -125,11 +125,18 @@ def _sasl_settings(environ: Mapping[str, str], mechanism: str, protocol: str) ->
 def _msk_tokens(region: str) -> Any:
     """What signs a client's access to Amazon MSK with the AWS credentials at hand."""
     from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
+    from botocore.exceptions import BotoCoreError, ClientError
+    from kafka.errors import SaslAuthenticationFailedError
     from kafka.net.sasl.oauth import AbstractTokenProvider
 
     class Tokens(AbstractTokenProvider):  # type: ignore[misc]
         def token(self) -> str:
-            token, _expires = MSKAuthTokenProvider.generate_auth_token(region)
+            try:
+                token, _expires = MSKAuthTokenProvider.generate_auth_token(region)
+            except AttributeError:  # of None, which are the credentials where there are none
+                raise SaslAuthenticationFailedError("no AWS credentials are found") from None
+            except (BotoCoreError, ClientError, ValueError) as error:
+                raise SaslAuthenticationFailedError(" ".join(str(error).split())) from error
             return str(token)
 
     return Tokens()

@@ -117,9 +117,11 @@ class Cluster:
         servers = ",".join(settings["bootstrap_servers"])
         said = " ".join([*self._words.texts, str(error)])
         if "SaslAuthenticationFailed" in said or "UnsupportedSaslMechanism" in said:
+            wrong = "KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
+            if "sasl_oauth_token_provider" in settings:
+                wrong = "KAFKA_SASL_MECHANISM, AWS_REGION and the AWS credentials (AWS_*)"
             return SourceError(
-                f"Kafka at {servers} refuses the user: {self._words.reason(error)}; correct "
-                "KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
+                f"Kafka at {servers} refuses the user: {self._words.reason(error)}; correct {wrong}"
             )
         if isinstance(error, kafka_errors.RetriableError):
             return Unreachable(self._words.reason(error))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from uuid import uuid4
 import psutil
 import pytest
 import trustme
+from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
+from botocore.session import Session
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -902,7 +905,10 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     store.write_bytes(pem + b"".join(part.bytes() for part in certificate.cert_chain_pems))
     authority.cert_pem.write_to_path(str(trusted))
-    scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    security = "org.apache.kafka.common.security"
+    scram = f"{security}.scram.ScramLoginModule required;"
+    bearer = f"{security}.oauthbearer.OAuthBearerLoginModule required "
+    bearer += 'unsecuredLoginStringClaim_sub="broker";'  # it takes tokens that nobody signed
     server = kafka.broker(
         plain,
         controller,
@@ -914,12 +920,14 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
             f"TLS://127.0.0.1:{tls}",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
             "USERS:SASL_PLAINTEXT,TLS:SASL_SSL",
-            "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+            "sasl.enabled.mechanisms": "SCRAM-SHA-512,OAUTHBEARER",
             # One that was killed may come back when its old session has ended.
-            "broker.session.timeout.ms": "1000",
+            "broker.session.timeout.ms": "4000",
             "broker.heartbeat.interval.ms": "200",
             "listener.name.users.scram-sha-512.sasl.jaas.config": scram,
             "listener.name.tls.scram-sha-512.sasl.jaas.config": scram,
+            "listener.name.users.oauthbearer.sasl.jaas.config": bearer,
+            "listener.name.tls.oauthbearer.sasl.jaas.config": bearer,
             "listener.name.tls.ssl.keystore.type": "PEM",
             "listener.name.tls.ssl.keystore.location": str(store),
         },
@@ -929,10 +937,9 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     made.admin.alter_user_scram_credentials(
         [UserScramCredentialUpsertion("ann", "SCRAM-SHA-512", "secret")]
     )
-    made.create("geo")
-    made.send("geo", geo(0, 5))
+    made.producer.close()
+    made.admin.close()
     yield {
-        "pipeline": made,
         "server": server,
         "plain": plain,
         "users": users,
@@ -942,18 +949,36 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     process.stop(server.folder)
 
 
+#: Long enough to sign in on a machine that is busy; what refuses is asked until the time is over.
+PATIENT_MS = 30_000
+
+
+@pytest.fixture
+def guarded(
+    secured: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Pipeline]:
+    """Topics of a test's own, with five records."""
+    made = Pipeline(f"127.0.0.1:{secured['plain']}", tmp_path)
+    made.capsys = capsys
+    made.create("geo")
+    made.send("geo", geo(0, 5))
+    yield made
+    made.producer.close()
+    made.admin.close()
+
+
 def test_users_and_certificates(
-    secured: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    secured: dict[str, Any], guarded: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = secured["pipeline"]
-    pipeline.capsys = capsys
-    monkeypatch.setattr(kafka_cluster, "CONNECT_MS", 1_500)
+    pipeline = guarded
+    monkeypatch.setattr(kafka_cluster, "CONNECT_MS", PATIENT_MS)
     monkeypatch.setenv("KAFKA_SASL_MECHANISM", "SCRAM-SHA-512")
     monkeypatch.setenv("KAFKA_SASL_USERNAME", "ann")
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", "secret")
     monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT")
     pipeline.servers = f"127.0.0.1:{secured['users']}"
     assert pipeline.ingest().streams()["geo"]["landed"] == 5
+    monkeypatch.setattr(kafka_cluster, "CONNECT_MS", 4_000)
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", "wrong")
     pipeline.refused(f"Kafka at {pipeline.servers} ", "refuse")
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", "secret")
@@ -961,8 +986,45 @@ def test_users_and_certificates(
     monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
     pipeline.servers = f"127.0.0.1:{secured['tls']}"
     pipeline.refused("cannot be reached: ", "CERTIFICATE_VERIFY_FAILED")
+    monkeypatch.setattr(kafka_cluster, "CONNECT_MS", PATIENT_MS)
     monkeypatch.setenv("KAFKA_SSL_CAFILE", secured["trusted"])
     assert pipeline.ingest().streams()["geo"]["landed"] == 4
+
+
+def test_amazons_identities(
+    secured: dict[str, Any], guarded: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that takes tokens of a form that Amazon's do not have."""
+    pipeline = guarded
+    pipeline.servers = f"127.0.0.1:{secured['tls']}"
+    for name, value in (
+        ("KAFKA_SASL_MECHANISM", "AWS_MSK_IAM"),
+        ("KAFKA_SSL_CAFILE", secured["trusted"]),
+        ("AWS_REGION", "eu-west-1"),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(kafka_cluster, "CONNECT_MS", 4_000)
+    pipeline.refused(f"Kafka at {pipeline.servers} ", "refuse")
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "get_credentials", lambda _: None)
+        pipeline.refused(
+            f"Kafka at {pipeline.servers} refuses the user: ",
+            "no AWS credentials are found; correct KAFKA_SASL_MECHANISM, AWS_REGION and the AWS",
+        )
+    monkeypatch.setattr(kafka_cluster, "CONNECT_MS", PATIENT_MS)
+    regions: list[str] = []
+
+    def signed(region: str) -> tuple[str, int]:
+        regions.append(region)
+        parts = {"alg": "none"}, {"sub": "ann", "iat": time.time(), "exp": time.time() + 900}
+        token = [urlsafe_b64encode(json.dumps(part).encode()).decode() for part in parts]
+        return f"{'.'.join(token).replace('=', '')}.", 0
+
+    monkeypatch.setattr(MSKAuthTokenProvider, "generate_auth_token", signed)
+    assert pipeline.ingest().streams()["geo"]["landed"] == 5
+    assert set(regions) == {"eu-west-1"}
 
 
 # --------------------------------------------------------------------------- a broker that goes

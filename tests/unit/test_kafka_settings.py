@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from botocore.credentials import Credentials
+from botocore.session import Session
+from kafka.errors import SaslAuthenticationFailedError
 
 from ingestion.errors import SourceError
 from ingestion.sources.kafka import client_settings
@@ -64,6 +67,16 @@ def test_amazons_identities(monkeypatch: pytest.MonkeyPatch) -> None:
     provider = settings["sasl_oauth_token_provider"]
     assert len(provider.token()) > 200
     assert provider.extensions() == {}
+
+
+def test_amazons_identities_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = client_settings(IAM)["sasl_oauth_token_provider"]
+    monkeypatch.setattr(Session, "get_credentials", lambda _: None)
+    with pytest.raises(SaslAuthenticationFailedError, match="no AWS credentials are found"):
+        provider.token()
+    monkeypatch.setattr(Session, "get_credentials", lambda _: Credentials("", ""))
+    with pytest.raises(SaslAuthenticationFailedError, match="Credentials can not be empty"):
+        provider.token()
 
 
 @pytest.mark.parametrize(
