@@ -67,10 +67,10 @@ def client_settings(environ: Mapping[str, str]) -> dict[str, Any]:
     protocol = (environ.get("KAFKA_SECURITY_PROTOCOL") or usual).upper()
     if protocol not in _PROTOCOLS:
         raise SourceError(f"KAFKA_SECURITY_PROTOCOL is {protocol}, not {_either(_PROTOCOLS)}")
-    settings: dict[str, Any] = {
-        "bootstrap_servers": [server.strip() for server in servers.split(",") if server.strip()],
-        "security_protocol": protocol,
-    }
+    named = [server.strip() for server in servers.split(",") if server.strip()]
+    if not named:
+        raise SourceError(f"KAFKA_BOOTSTRAP_SERVERS is {servers!r}; write HOST:PORT,HOST:PORT")
+    settings: dict[str, Any] = {"bootstrap_servers": named, "security_protocol": protocol}
     if protocol.endswith("SSL"):
         settings |= _tls_settings(environ)
     if protocol.startswith("SASL"):
