@@ -7,6 +7,7 @@ for displays of the lag; failing to write them fails nothing.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,6 +39,8 @@ GROUP_SECONDS = 3.0
 #: For so many seconds nothing may come of what is there before reading to the end gives up.
 STALLED_SECONDS = 30.0
 
+#: A name or an address, one of IPv6 in brackets, and a port; without one it is 9092.
+_SERVER = re.compile(r"([^\s:/\[\]]+|\[[0-9a-fA-F:.%]+\])(:[0-9]{1,5})?")
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 _PASSWORD_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _IAM = "AWS_MSK_IAM"
@@ -68,7 +71,7 @@ def client_settings(environ: Mapping[str, str]) -> dict[str, Any]:
     if protocol not in _PROTOCOLS:
         raise SourceError(f"KAFKA_SECURITY_PROTOCOL is {protocol}, not {_either(_PROTOCOLS)}")
     named = [server.strip() for server in servers.split(",") if server.strip()]
-    if not named:
+    if not named or not all(_SERVER.fullmatch(server) for server in named):
         raise SourceError(f"KAFKA_BOOTSTRAP_SERVERS is {servers!r}; write HOST:PORT,HOST:PORT")
     settings: dict[str, Any] = {"bootstrap_servers": named, "security_protocol": protocol}
     if protocol.endswith("SSL"):
@@ -349,6 +352,11 @@ class KafkaReader:
     def _settle(self, cluster: Cluster, topics: Mapping[str, Topic]) -> None:
         """Begin to read partitions that are new, cease to read topics that are gone."""
         self._cluster = cluster
+        if not topics and not self._follow:
+            raise SourceError(
+                f"none of the topics exists: {', '.join(self._topics)} at {self._servers}; create "
+                "them, or check --pipeline-id and --bootstrap-servers"
+            )
         stored = cache(self._stored)  # the tables are opened only if there is something new
         for place, name in enumerate(self._topics):
             topic = topics.get(name)

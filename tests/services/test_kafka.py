@@ -371,6 +371,11 @@ def test_a_topic_that_does_not_exist_is_named_and_the_others_land(pipeline: Pipe
     assert f"warning: topic {pipeline.topic('pin')} does not exist; the others are read" in ran.err
 
 
+def test_topics_of_which_none_exists_are_an_error(pipeline: Pipeline) -> None:
+    """Nothing would tell a mistaken name from a day without records."""
+    pipeline.refused("none of the topics exists: ", pipeline.topic("pin"), "check --pipeline-id")
+
+
 def test_topics_and_partitions_are_found_while_following(pipeline: Pipeline) -> None:
     with pipeline.follow() as following:
         following.noticed(f"{pipeline.topic('geo')} does not exist yet; waiting for it")

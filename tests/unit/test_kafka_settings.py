@@ -83,6 +83,8 @@ def test_amazons_identities_that_are_not_there(monkeypatch: pytest.MonkeyPatch) 
     ("environ", "said"),
     [
         ({"KAFKA_BOOTSTRAP_SERVERS": " ,"}, "KAFKA_BOOTSTRAP_SERVERS is ' ,'; write HOST:PORT,"),
+        ({"KAFKA_BOOTSTRAP_SERVERS": "b:1,b:x"}, "_SERVERS is 'b:1,b:x'; write HOST:PORT,"),
+        ({"KAFKA_BOOTSTRAP_SERVERS": "http://b:1"}, "_SERVERS is 'http://b:1'; write HOST:PORT,"),
         ({"KAFKA_SECURITY_PROTOCOL": "TLS"}, "is TLS, not PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_"),
         ({"KAFKA_SASL_MECHANISM": "PLAIN"}, "PLAINTEXT asks for no user; set the latter to SASL_"),
         ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "MECHANISM is not set; it must be PLAIN, SCRAM"),
