@@ -51,6 +51,9 @@ def measure(work: Path, rate: int, seconds: float) -> Iterator[tuple[str, str]]:
         try:
             lander = _start_lander(port, folder)
             watch = _Watch(str(folder / "lake"))
+            _send(port, rate, 1, watch)
+            watch.finish()  # now it runs and follows
+            watch = _Watch(str(folder / "lake"))
             sent = _send(port, rate, seconds, watch)
             peak = psutil.Process(lander.pid).memory_info().rss / 2**20
             seen = watch.finish()

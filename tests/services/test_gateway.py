@@ -134,6 +134,14 @@ def stored(broker: str, topic: str) -> dict[tuple[int, int], tuple[bytes | None,
     return found
 
 
+def stored_at(
+    broker: str, topic: str, answer: requests.Response
+) -> list[tuple[bytes | None, bytes | None]]:
+    """Key and value of the records of an answer, where it says that they are."""
+    found = stored(broker, topic)
+    return [found[place] for place in places(answer)]
+
+
 def places(answer: requests.Response) -> list[tuple[int, int]]:
     """Where the records of a request are."""
     assert answer.status_code == 200, answer.text
@@ -181,7 +189,7 @@ def test_records_as_the_emulators_post_them_to_topics(gateway: Gateway, broker: 
         answer = requests.request(
             "POST", f"{gateway.url}{stage}/topics/{topic}", headers=KAFKA, data=payload, timeout=30
         )
-        ((_, value),) = (stored(broker, topic)[place] for place in places(answer))
+        ((_, value),) = stored_at(broker, topic, answer)
         assert value == json.dumps(row, default=str).encode()
     assert len(stored(broker, topic)) == 3
 
@@ -211,12 +219,12 @@ def test_the_bytes_of_a_record_are_those_that_were_sent(
 ) -> None:
     texts = ['{"a": 1.10,"a":2 , "b":[1e400, -0,1180591620717411303424]}', '"\\u00e5\\/"', "[ ]"]
     topic = new_topic(broker)
-    assert [stored(broker, topic)[place] for place in places(gateway.post(topic, *texts))] == [
+    assert stored_at(broker, topic, gateway.post(topic, *texts)) == [
         (None, text.encode()) for text in texts
     ]
     records = f'{{"key": {texts[0]}, "value":null}}', '{"value":1,"key":"k"}'
     answer = gateway.send(topic, *records)
-    found = [stored(broker, topic)[place] for place in places(answer)]
+    found = stored_at(broker, topic, answer)
     assert found == [(texts[0].encode(), None), (b'"k"', b"1")]
     stream = new_stream(kinesis_url)
     answer = gateway.put(stream, f'{{"Data": {texts[0]} ,"PartitionKey":7}}')
@@ -230,7 +238,7 @@ def test_records_of_a_rest_proxy(gateway: Gateway, broker: str) -> None:
     for file in sorted(DATA.glob("*.json")):
         values = [json.dumps(one["value"]) for one in json.loads(file.read_text())]
         topic = new_topic(broker)
-        found = [stored(broker, topic)[place] for place in places(gateway.post(topic, *values))]
+        found = stored_at(broker, topic, gateway.post(topic, *values))
         assert found == [(None, value.encode()) for value in values]
 
 
