@@ -70,7 +70,7 @@ stack: stack-install ## The whole pipeline with real servers: posts in, both pat
 	@$(BIN)/python -m stack demo
 
 stack-down: install ## End its servers
-	@$(BIN)/python -m stack down mysql kafka kinesis s3 gateway
+	@$(BIN)/python -m stack down
 
 stack-install: install $(STACK)/kafka/.installed $(STACK)/kinesis/.installed $(STACK)/s3/.installed ## Put its servers into .stack (200 MB; needs Java, Maven, npm)
 	@command -v mariadbd >/dev/null || { \

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from deltalake import CommitProperties, DeltaTable
 from deltalake.fs import DeltaStorageHandler
@@ -211,9 +212,9 @@ def _left_half_written(handle: DeltaTable, now: float) -> list[Path]:
 
     There a file has another name until it is whole, under which no engine finds it.
     """
-    address = handle.table_uri.removeprefix("file://")
+    address = urlsplit(handle.table_uri)
     found = []
-    for folder, _, names in [] if "://" in address else os.walk(address):
+    for folder, _, names in os.walk(unquote(address.path)) if address.scheme == "file" else ():
         for path in (Path(folder, name) for name in names if _HALF_WRITTEN.fullmatch(name)):
             with suppress(FileNotFoundError):  # it has got its name, or another removed it
                 if now - path.stat().st_mtime > SHORTEST_RETENTION.total_seconds():

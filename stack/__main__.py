@@ -21,7 +21,7 @@ app = typer.Typer(
     "  python -m stack up                all but Spark\n\n"
     "  python -m stack up kafka spark    only these\n\n"
     '  eval "$(python -m stack env)"     tells this shell where they are\n\n'
-    "  python -m stack down              all that run",
+    "  python -m stack down              ends all but Spark",
 )
 console = Console(highlight=False, soft_wrap=True)
 problems = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -59,10 +59,10 @@ def up(names: Names = None) -> None:
 
 @app.command()
 def down(names: Names = None) -> None:
-    """End servers, all that run by default; what they hold stays."""
+    """End servers, those of the pipeline by default; what they hold stays."""
     servers = local.servers()
     # Those that use others end before them.
-    for name in reversed(names or list(Known)):
+    for name in reversed(names or [Known(name) for name in local.PIPELINE]):
         with console.status(f"ending {name}"):
             ended = servers[name].down()
         if ended:

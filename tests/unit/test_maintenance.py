@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,7 +56,8 @@ class Clock:
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    created = Lake(str(tmp_path / "lake"), clock=Clock())
+    # Its address as the engine has it is written otherwise.
+    created = Lake(str(tmp_path / "a läke"), clock=Clock())
     created.create()
     return created
 
@@ -75,7 +77,7 @@ def everything(lake: Lake) -> list[tuple[Any, ...]]:
 
 
 def files(lake: Lake) -> list[str]:
-    return DeltaTable(lake.location("geo")).file_uris()
+    return [unquote(uri) for uri in DeltaTable(lake.location("geo")).file_uris()]
 
 
 def log(lake: Lake) -> list[Path]:

@@ -15,8 +15,10 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 from kafka.errors import TopicAuthorizationFailedError
+from typer.testing import CliRunner
 
 from stack import demo, local, process, spark
+from stack.__main__ import app as stack_command
 
 LISTEN = """
 import socket, sys, time
@@ -157,6 +159,19 @@ def test_the_command_tells_what_runs(tmp_path: Path) -> None:
     assert "SPARK_REMOTE names a server on cluster" in said[3].stderr
     assert said[4].stdout.split(maxsplit=1) == ["spark", "was not running\n"]
     assert [run.returncode for run in said] == [0, 2, 1, 1, 0]
+
+
+def test_what_is_not_of_the_pipeline_goes_on_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    known = {
+        name: SimpleNamespace(down=lambda name=name: not ended.append(name))
+        for name in (*local.PIPELINE, "spark")
+    }
+    monkeypatch.setattr(local, "servers", lambda: known)
+    assert CliRunner().invoke(stack_command, ["down"]).exit_code == 0
+    assert ended == [*reversed(local.PIPELINE)]
+    assert CliRunner().invoke(stack_command, ["down", "spark"]).exit_code == 0
+    assert ended[-1] == "spark"
 
 
 def test_a_port_that_is_taken_is_chosen_anew(folder: Path, tmp_path: Path) -> None:
