@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -35,7 +36,9 @@ def server(port: int, folder: Path) -> Server:
     folder = folder.resolve()
     data = folder / "data"
     user = f"--user={getpass.getuser()}"
-    folder.mkdir(parents=True, exist_ok=True)
+    # A server that starts removes temporary tables, those of others in the same folder too.
+    temporary = folder / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
     (folder / "init.sql").write_text(
         f"create database if not exists {DATABASE} character set utf8mb4;\n"
     )
@@ -47,7 +50,8 @@ def server(port: int, folder: Path) -> Server:
             "mariadb-install-db", "--no-defaults", user, f"--datadir={making}",
             "--auth-root-authentication-method=normal", "--skip-test-db",
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        env = {**os.environ, "TMPDIR": str(temporary)}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         if done.returncode:
             said = (done.stderr or done.stdout).strip().splitlines()
             raise ServerError(f"{data} cannot be made: {said[-1] if said else 'no reason'}")
@@ -55,7 +59,8 @@ def server(port: int, folder: Path) -> Server:
     return Server(
         "MySQL",
         [
-            "mariadbd", "--no-defaults", user, f"--datadir={data}", f"--port={port}",
+            "mariadbd", "--no-defaults", user, f"--datadir={data}", f"--tmpdir={temporary}",
+            f"--port={port}",
             "--bind-address=127.0.0.1", "--socket=server.sock", "--character-set-server=utf8mb4",
             "--innodb-buffer-pool-size=128M", f"--init-file={folder / 'init.sql'}",
         ],
