@@ -91,6 +91,7 @@ lock: ## Resolve the dependencies anew into requirements/
 	$(call INSTALL,$(LOCK) requirements/bootstrap.in -o requirements/bootstrap.txt) && \
 	"$$tools/bin/uv" $(LOCK) pyproject.toml -o requirements/base.txt && \
 	"$$tools/bin/uv" $(LOCK) --group databricks pyproject.toml -o requirements/databricks.txt && \
+	"$$tools/bin/uv" $(LOCK) --group orchestration pyproject.toml -o requirements/orchestration.txt && \
 	"$$tools/bin/uv" $(LOCK) --group dev pyproject.toml -o requirements/dev.txt && \
 	"$$tools/bin/uv" $(LOCK) --group dev --group bench pyproject.toml -o requirements/bench.txt && \
 	"$$tools/bin/uv" $(LOCK) requirements/spark.in -o requirements/spark.txt && \
@@ -126,7 +127,7 @@ define INSTALL
 	"$$tools/bin/uv" $(1)
 endef
 
-$(VENV)/.base $(VENV)/.databricks $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: requirements/%.txt pyproject.toml
+$(VENV)/.base $(VENV)/.databricks $(VENV)/.orchestration $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: requirements/%.txt pyproject.toml
 	$(call INSTALL,pip install --quiet --python $(BIN)/python --require-hashes \
 		-r requirements/$*.txt) && "$$tools/bin/uv" pip install --quiet --python $(BIN)/python \
 		--no-deps --build-constraints requirements/bootstrap.txt -e .
