@@ -15,7 +15,7 @@ FIND_PYTHON = for python in python3.12 python3.11 python3; do \
 	&& { echo $$python; break; }; done
 
 .PHONY: help install demo stack stack-down test lint lint-python lint-types lint-sql docs report \
-	spark spark-down spark-install stack-install services databricks bench lock clean reset
+	spark spark-down spark-install airflow airflow-down stack-install services databricks bench lock clean reset
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -56,6 +56,9 @@ docs: install ## Write the dbt docs as one page, target/static_index.html
 report: install ## Write report/index.html from the marts as they are
 	@$(BIN)/python -m reporting page --out report/index.html
 
+# Those who develop have it already, with other things.
+ORCHESTRATION := $(firstword $(wildcard $(VENV)/.bench $(VENV)/.dev) $(VENV)/.orchestration)
+
 STACK := $(or $(STACK_HOME),.stack)
 
 spark: install spark-install ## Start Apache Spark with Delta here, for `dbt build --target spark`
@@ -77,6 +80,13 @@ stack-install: install $(STACK)/kafka/.installed $(STACK)/kinesis/.installed $(S
 		echo "error: the source database needs MariaDB: 'apt-get install mariadb-server' or" \
 			"'brew install mariadb'" >&2; exit 1; }
 
+airflow: $(ORCHESTRATION) install sink/topics ## Start Airflow here with the daily DAG, and run it now
+	@$(BIN)/dbt parse --quiet
+	@$(BIN)/python -m stack daily
+
+airflow-down: install ## End it
+	@$(BIN)/python -m stack down airflow
+
 services: spark-install stack-install ## Put every server that tests run against into .stack (700 MB)
 
 databricks: $(VENV)/.databricks profiles.yml ## Make .venv with what the databricks target needs
@@ -87,13 +97,17 @@ bench: $(VENV)/.bench profiles.yml ## Measure landing and building (see benchmar
 LOCK = pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --python-version 3.11
 
+# Every lock has the versions of the largest, so that installing one over another changes nothing.
 lock: ## Resolve the dependencies anew into requirements/
 	$(call INSTALL,$(LOCK) requirements/bootstrap.in -o requirements/bootstrap.txt) && \
-	"$$tools/bin/uv" $(LOCK) pyproject.toml -o requirements/base.txt && \
-	"$$tools/bin/uv" $(LOCK) --group databricks pyproject.toml -o requirements/databricks.txt && \
-	"$$tools/bin/uv" $(LOCK) --group orchestration pyproject.toml -o requirements/orchestration.txt && \
 	"$$tools/bin/uv" $(LOCK) --group dev pyproject.toml -o requirements/dev.txt && \
-	"$$tools/bin/uv" $(LOCK) --group dev --group bench pyproject.toml -o requirements/bench.txt && \
+	for group in orchestration databricks; do \
+		"$$tools/bin/uv" $(LOCK) -c requirements/dev.txt --group $$group pyproject.toml \
+			-o requirements/$$group.txt || exit 1; \
+	done && \
+	"$$tools/bin/uv" $(LOCK) -c requirements/dev.txt pyproject.toml -o requirements/base.txt && \
+	"$$tools/bin/uv" $(LOCK) -c requirements/dev.txt --group dev --group bench pyproject.toml \
+		-o requirements/bench.txt && \
 	"$$tools/bin/uv" $(LOCK) requirements/spark.in -o requirements/spark.txt && \
 	"$$tools/bin/uv" $(LOCK) requirements/s3.in -o requirements/s3.txt
 

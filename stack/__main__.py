@@ -11,17 +11,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stack import local, process
+from stack import airflow, local, process
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="Real servers on this machine, reachable from it alone.\n\n"
     "Examples:\n\n"
-    "  python -m stack up                all but Spark\n\n"
+    "  python -m stack up                all but Spark and Airflow\n\n"
     "  python -m stack up kafka spark    only these\n\n"
     '  eval "$(python -m stack env)"     tells this shell where they are\n\n'
-    "  python -m stack down              ends all but Spark",
+    "  python -m stack daily             Airflow, and the daily DAG in it\n\n"
+    "  python -m stack down              ends all but Spark and Airflow",
 )
 console = Console(highlight=False, soft_wrap=True)
 problems = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -36,6 +37,7 @@ class Known(StrEnum):
     S3 = "s3"
     GATEWAY = "gateway"
     SPARK = "spark"
+    AIRFLOW = "airflow"
 
 
 Names = Annotated[list[Known] | None, typer.Argument(help="Which; the pipeline's by default.")]
@@ -102,6 +104,35 @@ def demo(
     console.print(f"  {LAKES / STREAM}  the lake of the stream path")
     console.print(f"  {local.environment()['GATEWAY_URL']}/docs      the gateway, to try by hand")
     console.print('  eval "$(python -m stack env)"   leads this shell to the servers')
+
+
+@app.command()
+def daily(
+    wait: Annotated[bool, typer.Option("--wait", help="Until the run is over.")] = False,
+) -> None:
+    """Start Airflow, take the daily DAG out of its pause, run it now."""
+    server = local.servers()["airflow"]
+    dag = "pinterest_daily"
+    try:
+        with console.status("starting Airflow"):
+            server.up()
+        client = local.airflow_client()
+        with console.status(f"waiting for the DAG {dag}"):
+            client.wait_for_dag(dag)
+            run = client.run_now(dag)
+        console.print(f"Airflow runs {dag}")
+        console.print(f"  {client.address}/dags/{dag}/runs/{run}")
+        console.print(f"  user {airflow.USER}, password {airflow.password(server.folder)}")
+        console.print("  make airflow-down   ends it")
+        if wait:
+            with console.status("the run goes on"):
+                state = client.wait(dag, run, timeout=3600)
+            console.print(f"  the run ended: {state}")
+            if state != "success":
+                raise typer.Exit(1)
+    except process.ServerError as error:
+        problems.print(f"error: {error}")
+        raise typer.Exit(1) from error
 
 
 @app.command()

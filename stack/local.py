@@ -12,7 +12,7 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from stack import kafka, kinesis, mysql, process, s3, spark
+from stack import airflow, kafka, kinesis, mysql, process, s3, spark
 
 #: Where the servers of this machine keep their data, their logs and the records of their processes.
 RUN = Path(os.environ.get("STACK_HOME") or ".stack") / "run"
@@ -31,6 +31,7 @@ KINESIS_PORT = _port("KINESIS", 4567)
 S3_PORT = _port("S3", 8333)
 MYSQL_PORT = _port("MYSQL", 3307)
 GATEWAY_PORT = _port("GATEWAY", 8080)
+AIRFLOW_PORT = _port("AIRFLOW", 8090)
 
 #: Variables that begin so lead clients elsewhere, or say who they are there.
 FOREIGN = ("AWS_", "KAFKA_", "GATEWAY_")
@@ -47,6 +48,7 @@ class Local:
         address: says where clients find it.
         ready: raises as long as it does not answer; a port may be open before that.
         port_variable: what chooses its port.
+        end: ends it; whether it ran.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Local:
     address: Callable[[], str]
     ready: Callable[[], object] = lambda: None
     port_variable: str = ""
+    end: Callable[[Path], bool] = process.stop
 
     def up(self) -> int:
         """Start it, unless it runs, and wait until it answers.
@@ -86,7 +89,7 @@ class Local:
 
     def down(self) -> bool:
         """End it; whether it ran."""
-        return process.stop(self.folder)
+        return self.end(self.folder)
 
 
 def environment() -> dict[str, str]:
@@ -148,12 +151,27 @@ def servers() -> dict[str, Local]:
             lambda: f"sc://127.0.0.1:{_spark_port()}",
             port_variable="SPARK_REMOTE",
         ),
+        Local(
+            "airflow",
+            RUN / "airflow",
+            lambda: airflow.server(AIRFLOW_PORT, RUN / "airflow"),
+            lambda: f"http://127.0.0.1:{AIRFLOW_PORT}",
+            lambda: airflow_client().ready(),
+            end=airflow.stop,
+        ),
     ]
     return {server.name: server for server in known}
 
 
-#: What `make stack` starts: everything but Spark, which is another engine for the same models.
+#: What `make stack` starts: everything but Spark, another engine for the same models, and Airflow.
 PIPELINE = ("mysql", "kafka", "kinesis", "s3", "gateway")
+
+
+def airflow_client() -> airflow.Client:
+    """A client of this machine's Airflow, which must have been started once."""
+    return airflow.Client(
+        f"http://127.0.0.1:{AIRFLOW_PORT}", airflow.password(RUN / "airflow")
+    )
 
 
 def _gateway() -> process.Server:

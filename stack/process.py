@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -125,7 +126,7 @@ def find(folder: Path) -> psutil.Process | None:
 
 
 def stop(folder: Path) -> bool:
-    """End the process that was started for a folder.
+    """End the process that was started for a folder, and those that it started.
 
     Returns:
         Whether one was running.
@@ -134,13 +135,30 @@ def stop(folder: Path) -> bool:
     _record(folder).unlink(missing_ok=True)
     if process is None:
         return False
-    process.terminate()
-    try:
-        process.wait(PATIENCE)
-    except psutil.TimeoutExpired:
-        process.kill()
-        process.wait(PATIENCE)
+    others = process.children(recursive=True)
+    end([process])
+    end(others)
     return True
+
+
+def end(processes: Sequence[psutil.Process]) -> None:
+    """Ask processes to end, and kill those that do not within `PATIENCE`."""
+    for asked in processes:
+        with suppress(psutil.NoSuchProcess):
+            asked.terminate()
+    # One that ended but was not waited for by who started it is as good as gone.
+    for stubborn in _wait(processes):
+        with suppress(psutil.NoSuchProcess):
+            stubborn.kill()
+    _wait(processes)
+
+
+def _wait(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Wait for processes to end, `PATIENCE` at most; those that have not."""
+    deadline = time.monotonic() + PATIENCE
+    while (left := [one for one in processes if _alive(one)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
 
 
 def listening(port: int) -> bool:

@@ -1,0 +1,262 @@
+"""Airflow on this machine: its scheduler, its pages and its tasks, one server to start and end.
+
+``airflow standalone`` runs the four processes that make up Airflow. Its state is a SQLite file in the
+server's folder, or the database that ``AIRFLOW__DATABASE__SQL_ALCHEMY_CONN`` names.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from stack import process
+
+PROJECT = Path(__file__).resolve().parent.parent
+USER = "admin"
+#: Seconds that a request may take.
+_TIMEOUT = 30
+#: A run in one of these states goes on by itself.
+_GOING = ("queued", "running")
+
+
+class AirflowError(process.ServerError):
+    """Airflow did not do what it was asked for; the message says what and where to look."""
+
+
+def environment(port: int, folder: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables of an Airflow that runs this project's DAGs.
+
+    Args:
+        port: of 127.0.0.1, for its pages.
+        folder: its own; absolute afterwards.
+        environ: what is set there goes before what is set here.
+
+    Returns:
+        Variables to add to those of the process.
+    """
+    home = folder.resolve()
+    settings = {
+        "CORE__DAGS_FOLDER": str(PROJECT / "dags"),
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__PARALLELISM": "16",
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+        "API__HOST": "127.0.0.1",
+        "API__PORT": str(port),
+        "API__BASE_URL": f"http://127.0.0.1:{port}",
+        "LOGGING__WORKER_LOG_SERVER_PORT": str(process.free_port()),
+        "LOGGING__TRIGGER_LOG_SERVER_PORT": str(process.free_port()),
+        # Nothing is told to anyone.
+        "COSMOS__ENABLE_TELEMETRY": "False",
+        "USAGE_DATA_COLLECTION__ENABLED": "False",
+        "COSMOS__CACHE_DIR": str(home / "cosmos"),
+        # Otherwise each of a build's thousand messages is written twice, once for the case that the
+        # building task is killed; its models are then built one by one, and need none of them.
+        "COSMOS__ENABLE_WATCHER_RELIABLE_RETRY": "False",
+    }
+    named = {f"AIRFLOW__{name}": value for name, value in settings.items()}
+    programs = str(Path(sys.executable).parent)
+    return (
+        named
+        | {name: environ[name] for name in named if name in environ}
+        | {
+            "AIRFLOW_HOME": str(home),
+            "PATH": os.pathsep.join([programs, environ.get("PATH", os.defpath)]),
+            "PYTHONPATH": str(PROJECT),
+        }
+    )
+
+
+def server(port: int, folder: Path) -> process.Server:
+    """What it takes to run Airflow.
+
+    Args:
+        port: of 127.0.0.1, for its pages.
+        folder: its own.
+
+    Raises:
+        AirflowError: it is not installed, or the project has not been parsed.
+    """
+    if importlib.util.find_spec("airflow") is None:
+        raise AirflowError("Airflow is not installed; 'make airflow' installs and starts it")
+    folder.mkdir(parents=True, exist_ok=True)
+    passwords = folder / "passwords.json"
+    if not passwords.exists():
+        passwords.touch(mode=0o600)
+        passwords.write_text(json.dumps({USER: secrets.token_urlsafe(12)}))
+    program = str(Path(sys.executable).parent / "airflow")
+    return process.Server(
+        "Airflow", [program, "standalone"], port, folder, environment(port, folder)
+    )
+
+
+def password(folder: Path) -> str:
+    """The password of the user ``admin``."""
+    return str(json.loads((folder / "passwords.json").read_text())[USER])
+
+
+def stop(folder: Path) -> bool:
+    """End Airflow and what it runs.
+
+    Tasks that run are given the time to end; those that do not are killed, and are run again when
+    Airflow runs again.
+
+    Returns:
+        Whether it was running.
+    """
+    running = process.find(folder)
+    if running is not None:
+        # Its parts end in order when they are asked; all at once they would leave tasks behind.
+        everything = running.children(recursive=True)
+        process.end(running.children())
+        process.end(everything)
+    return process.stop(folder)
+
+
+class Client:
+    """Asks an Airflow by its REST interface.
+
+    Args:
+        address: ``http://host:port``.
+        secret: the password of ``admin``.
+    """
+
+    def __init__(self, address: str, secret: str) -> None:
+        self.address = address
+        self._secret = secret
+        self._session = requests.Session()
+        # Not those of the environment: it is on this machine.
+        self._session.trust_env = False
+
+    def ready(self) -> None:
+        """Raise an OSError unless all of its parts run."""
+        answer = self._session.get(f"{self.address}/api/v2/monitor/health", timeout=_TIMEOUT)
+        answer.raise_for_status()
+        health = answer.json()
+        for part in ("metadatabase", "scheduler", "dag_processor", "triggerer"):
+            if (health.get(part) or {}).get("status") != "healthy":
+                raise OSError(f"its {part.replace('_', ' ')} is not ready")
+
+    def ask(self, method: str, path: str, **what: Any) -> Any:
+        """Send a request, signed in.
+
+        Args:
+            method: of HTTP.
+            path: below ``/api/v2``.
+            what: ``json`` or ``params``, as `requests` takes them.
+
+        Raises:
+            AirflowError: the answer is no success.
+        """
+        if "Authorization" not in self._session.headers:
+            signed = self._session.post(
+                f"{self.address}/auth/token",
+                json={"username": USER, "password": self._secret},
+                timeout=_TIMEOUT,
+            )
+            self._check(signed)
+            self._session.headers["Authorization"] = f"Bearer {signed.json()['access_token']}"
+        answer = self._session.request(
+            method, f"{self.address}/api/v2/{path}", timeout=_TIMEOUT, **what
+        )
+        self._check(answer)
+        return answer.json() if answer.content else None
+
+    def _check(self, answer: requests.Response) -> None:
+        if not answer.ok:
+            said = " ".join(answer.text.split())[:300]
+            raise AirflowError(f"{answer.request.url} answers {answer.status_code}: {said}")
+
+    def wait_for_dag(self, dag: str, timeout: float = 120) -> None:
+        """Wait until the scheduler knows a DAG.
+
+        Raises:
+            AirflowError: its file has an error, or the time is over.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            for error in self.ask("GET", "importErrors")["import_errors"]:
+                last = error["stack_trace"].strip().splitlines()[-1]
+                raise AirflowError(f"{error['filename']}: {last}")
+            known = self.ask("GET", "dags", params={"dag_id_pattern": dag})["dags"]
+            if any(found["dag_id"] == dag for found in known):
+                return
+            if time.monotonic() > deadline:
+                raise AirflowError(f"the DAG {dag} was not found within {timeout:.0f} s")
+            time.sleep(0.5)
+
+    def runs(self, dag: str) -> list[dict[str, Any]]:
+        """A DAG's runs, the newest first."""
+        found = self.ask("GET", f"dags/{dag}/dagRuns", params={"order_by": "-run_after"})
+        return list(found["dag_runs"])
+
+    def trigger(self, dag: str, conf: Mapping[str, Any] | None = None) -> str:
+        """Start a run now.
+
+        Args:
+            dag: its id.
+            conf: values of the DAG's parameters.
+
+        Returns:
+            The run's id.
+        """
+        body = {"logical_date": None, "conf": dict(conf or {})}
+        return str(self.ask("POST", f"dags/{dag}/dagRuns", json=body)["dag_run_id"])
+
+    def run_now(self, dag: str) -> str:
+        """Take the DAG out of its pause, and see that one run goes on.
+
+        The schedule starts today's run by itself, once; where it has done so before, this starts
+        another.
+
+        Returns:
+            The run's id.
+        """
+        before = {run["dag_run_id"] for run in self.runs(dag)}
+        self.ask("PATCH", f"dags/{dag}", json={"is_paused": False})
+        deadline = time.monotonic() + 10
+        while not before and time.monotonic() < deadline and not self.runs(dag):
+            time.sleep(0.5)
+        for run in self.runs(dag):
+            if run["state"] in _GOING:
+                return str(run["dag_run_id"])
+        return self.trigger(dag)
+
+    def wait(self, dag: str, run: str, timeout: float) -> str:
+        """Wait until a run is over.
+
+        Returns:
+            ``success`` or ``failed``.
+
+        Raises:
+            AirflowError: it takes longer than ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            state = str(self.ask("GET", f"dags/{dag}/dagRuns/{run}")["state"])
+            if state not in _GOING:
+                return state
+            if time.monotonic() > deadline:
+                left = [
+                    f"{task['task_id']} {task['state']}"
+                    for task in self.tasks(dag, run)
+                    if task["state"] not in ("success", "skipped")
+                ]
+                raise AirflowError(f"{run} goes on after {timeout:.0f} s: {', '.join(left)}")
+            time.sleep(0.5)
+
+    def tasks(self, dag: str, run: str) -> list[dict[str, Any]]:
+        """The task instances of a run."""
+        found = self.ask("GET", f"dags/{dag}/dagRuns/{run}/taskInstances", params={"limit": 500})
+        return list(found["task_instances"])
