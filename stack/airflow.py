@@ -109,18 +109,20 @@ def password(folder: Path) -> str:
 def stop(folder: Path) -> bool:
     """End Airflow and what it runs.
 
-    Tasks that run are given the time to end; those that do not are killed, and are run again when
-    Airflow runs again.
+    Tasks that run are given the time to end; those that do not are killed, and run again when
+    Airflow does.
 
     Returns:
         Whether it was running.
     """
     running = process.find(folder)
     if running is not None:
-        # Its parts end in order when they are asked; all at once they would leave tasks behind.
-        everything = running.children(recursive=True)
-        process.end(running.children())
-        process.end(everything)
+        # The scheduler first, while the others are there for its tasks to report to.
+        parts = sorted(running.children(), key=lambda part: "scheduler" not in part.cmdline())
+        for part in parts:
+            its = part.children(recursive=True)
+            process.end([part])
+            process.kill(its)
     return process.stop(folder)
 
 

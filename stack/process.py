@@ -146,15 +146,22 @@ def end(processes: Sequence[psutil.Process]) -> None:
     for asked in processes:
         with suppress(psutil.NoSuchProcess):
             asked.terminate()
-    # One that ended but was not waited for by who started it is as good as gone.
-    for stubborn in _wait(processes):
+    kill(_wait(processes))
+
+
+def kill(processes: Sequence[psutil.Process]) -> None:
+    """Kill processes that have not ended."""
+    for stubborn in processes:
         with suppress(psutil.NoSuchProcess):
             stubborn.kill()
     _wait(processes)
 
 
 def _wait(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """Wait for processes to end, `PATIENCE` at most; those that have not."""
+    """Wait for processes to end, `PATIENCE` at most; those that have not.
+
+    One that ended is gone, even if whoever started it has not asked how.
+    """
     deadline = time.monotonic() + PATIENCE
     while (left := [one for one in processes if _alive(one)]) and time.monotonic() < deadline:
         time.sleep(0.05)
