@@ -41,6 +41,7 @@ from cosmos.airflow.graph import generate_task_or_group
 from cosmos.airflow.task_group import DbtTaskGroup
 from cosmos.config import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import (
+    PRODUCER_WATCHER_TASK_ID,
     DbtResourceType,
     ExecutionMode,
     InvocationMode,
@@ -48,6 +49,7 @@ from cosmos.constants import (
     TestBehavior,
 )
 from cosmos.dbt.graph import DbtNode
+from cosmos.operators.watcher import DbtProducerWatcherOperator
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,8 @@ HOME = _home(Path(__file__).resolve(), os.environ)
 PYTHON = os.environ.get("PIPELINE_PYTHON") or sys.executable
 TARGET = os.environ.get("DBT_TARGET") or "local"
 MODE = ExecutionMode(os.environ.get("PIPELINE_DBT_MODE") or "watcher")
+#: Whether each model and each test has a dbt process of its own.
+SINGLE = MODE is not ExecutionMode.WATCHER
 SOURCES = [
     source.strip()
     for source in (os.environ.get("PIPELINE_SOURCES") or "s3 --uri sink").split(";")
@@ -225,6 +229,24 @@ def gates(nodes: Mapping[str, DbtNode]) -> Iterator[tuple[str, str]]:
                 yield test, model
 
 
+class BuildOperator(DbtProducerWatcherOperator):
+    """The one dbt process that the models' tasks watch. When it is tried again it builds again.
+
+    Cosmos would leave it out and have each watching task start a dbt process of its own. A build
+    that was killed can be repeated as it is: a model reads what it has not, and those who watch go
+    on watching.
+    """
+
+    def execute(self, context: Context, **kwargs: Any) -> Any:
+        """Build; what it says of each model is what the models' tasks wait for."""
+        instance: Any = context["ti"]
+        tries, instance.try_number = instance.try_number, 1
+        try:
+            return super().execute(context, **kwargs)
+        finally:
+            instance.try_number = tries
+
+
 def in_layers() -> Callable[..., Any]:
     """A converter for Cosmos that puts a model's tasks into the group of its layer."""
     layers: dict[str, TaskGroup] = {}
@@ -253,7 +275,9 @@ def complete(dbt: DbtTaskGroup) -> None:
     nodes = dbt.dbt_graph.filtered_nodes
     for test, model in gates(nodes):
         dbt.tasks_map[test] >> dbt.tasks_map[model]
-    if producer := dbt.tasks_map.get("dbt_producer_watcher"):
+    if producer := dbt.tasks_map.get(PRODUCER_WATCHER_TASK_ID):
+        # Cosmos has no place to name a class of one's own.
+        producer.__class__ = BuildOperator
         # The watcher reports a model's tests together, when the last has finished. Tests of several
         # models have tasks of their own: the models must not wait for them.
         own = {name for name in dbt.tasks_map if name.startswith("test.")}
@@ -276,8 +300,8 @@ with DAG(
     doc_md=f"""\
 ### The day
 
-1. **land** lands every configured source: {", ".join(f"`{source}`" for source in SOURCES)}. What has
-   landed does not land again.
+1. **land** lands every configured source: {", ".join(f"`{source}`" for source in SOURCES)}.
+   What has landed does not land again.
 2. **freshness** stops here, in plain words, when nothing has landed for too long.
 3. **dbt** builds and tests model after model. A test that fails stops what depends on its model,
    and nothing else.
@@ -330,8 +354,8 @@ same. Each mart that passed its tests updates the asset `dbt://{DAG_ID}/marts/â€
         task_id="freshness",
         commands=[
             "-m dbt_lake source freshness"
-            # One process a model leaves the tests of what landed to nobody.
-            + (" , test --select source:* --indirect-selection cautious" if MODE.value == "local" else "")
+            # Where each model has a process, nobody else tests what has landed.
+            + (" , test --select source:* --indirect-selection cautious" if SINGLE else "")
         ],
         trigger_rule="none_failed",
         doc_md="Fails when nothing has landed for longer than the sources' freshness allows.",
@@ -363,7 +387,7 @@ same. Each mart that passed its tests updates the asset `dbt://{DAG_ID}/marts/â€
             "append_env": True,
         }
         # Looking takes a moment of a process that is there; being called back takes a process.
-        | ({"deferrable": False, "poke_interval": 1} if MODE.value == "watcher" else {}),
+        | ({} if SINGLE else {"deferrable": False, "poke_interval": 1}),
     )
     complete(dbt)
     for mart, tested in marts(dbt):
@@ -378,8 +402,7 @@ same. Each mart that passed its tests updates the asset `dbt://{DAG_ID}/marts/â€
         task_id="docs",
         commands=[
             "-m dbt_lake docs generate --static",
-            "-m reporting publish target/static_index.html "
-            + shlex.quote(f"{PUBLISH}/docs.html"),
+            "-m reporting publish target/static_index.html " + shlex.quote(f"{PUBLISH}/docs.html"),
         ],
         doc_md="The dbt docs as one page.",
     )

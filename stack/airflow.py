@@ -262,3 +262,29 @@ class Client:
         """The task instances of a run."""
         found = self.ask("GET", f"dags/{dag}/dagRuns/{run}/taskInstances", params={"limit": 500})
         return list(found["task_instances"])
+
+    def clear(self, dag: str, run: str, task: str, *, downstream: bool) -> None:
+        """Have a task of a run, which may be over, run again.
+
+        Args:
+            dag: the DAG's id.
+            run: the run's id.
+            task: the task's id.
+            downstream: also all that follow it.
+        """
+        body = {
+            "dag_run_id": run,
+            "task_ids": [task],
+            "include_downstream": downstream,
+            "only_failed": False,
+            "reset_dag_runs": True,
+            "dry_run": False,
+        }
+        self.ask("POST", f"dags/{dag}/clearTaskInstances", json=body)
+
+    def log(self, dag: str, run: str, task: str) -> str:
+        """What the last try of a task said."""
+        path = f"dags/{dag}/dagRuns/{run}/taskInstances/{task}"
+        tried = self.ask("GET", path)["try_number"]
+        pages = self.ask("GET", f"{path}/logs/{tried}", params={"full_content": True})
+        return "\n".join(str(line.get("event", line)) for line in pages["content"])

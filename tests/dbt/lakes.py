@@ -48,7 +48,7 @@ class Built:
         default_factory=lambda: {kind: [] for kind in oracle.KINDS}
     )
     rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
-    _offsets: Counter[str] = field(default_factory=Counter)
+    offsets: Counter[str] = field(default_factory=Counter)
 
     @property
     def uri(self) -> Path:
@@ -61,7 +61,7 @@ class Built:
         lake.create()
         store = open_store(str(self.folder))
         for kind, raws in lines.items():
-            topic, start = f"{PIPELINE}.{kind}", self._offsets[kind]
+            topic, start = f"{PIPELINE}.{kind}", self.offsets[kind]
             key = f"topics/{topic}/partition=0/{topic}+0+{start:010}.json"
             (self.folder / key).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / key).write_bytes(b"".join(raw + b"\n" for raw in raws))
@@ -77,10 +77,10 @@ class Built:
             for raw in raws:
                 record = oracle.land(kind, raw)
                 if isinstance(record, oracle.Landed):
-                    self.records[kind].append(((at, self._offsets[kind]), record))
+                    self.records[kind].append(((at, self.offsets[kind]), record))
                 elif record is not None:
                     self.rejected[kind, record.reason] += 1
-                self._offsets[kind] += record is not None
+                self.offsets[kind] += record is not None
 
     def staged(self) -> dict[str, dict[int, Row]]:
         """What the oracle says the staging tables hold."""

@@ -441,7 +441,7 @@ def test_dbt_builds_a_lake_in_a_bucket(place: Bucket, tmp_path: Path) -> None:
     def land(part: int) -> None:
         for kind, raws in whole.items():
             half = raws[part::2]
-            first = built._offsets[kind]
+            first = built.offsets[kind]
             name = f"topics/{PIPELINE}.{kind}/partition=0/{PIPELINE}.{kind}+0+{first:010}.json"
             place.put(name, half)
             built.know({kind: half}, at)

@@ -1,0 +1,158 @@
+"""Deployments of the daily DAG: a copy of the project each, with posts of its own, in one Airflow."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from ingestion.records import KINDS
+from stack import airflow, process
+from tests.dbt.lakes import PIPELINE, Built
+
+ROOT = Path(__file__).parents[2]
+
+#: What a deployment's folder holds of the project.
+PROJECT = ("dbt_project.yml", "dbt_lake.py", "dbt_project", "ingestion", "reporting")
+
+#: What would lead a deployment elsewhere than into its own folder.
+FOREIGN = ("LAKE_URI", "PIPELINE_ID", "PIPELINE_HOME", "DBT_TARGET", "DBT_TARGET_PATH",
+           "DBT_LOG_PATH", "PIPELINE_NOTIFIER")  # fmt: skip
+
+
+@dataclass
+class Deployment:
+    """The DAG ``{name}_dag``, its project beside it, and what the oracle says has landed."""
+
+    dags: Path
+    name: str
+    built: Built = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.built = Built(self.home)
+
+    @property
+    def home(self) -> Path:
+        """Its project's folder; the lake lies in it."""
+        return self.dags / self.name
+
+    @property
+    def dag(self) -> str:
+        """The DAG's id."""
+        return f"{self.name}_dag"
+
+    def install(self, change: Callable[[Path], None] = lambda home: None) -> None:
+        """Copy the project, change the copy, parse it, and show the DAG to Airflow.
+
+        Args:
+            change: is given the copy's folder.
+        """
+        self.home.mkdir(parents=True)
+        for part in PROJECT:
+            source = ROOT / part
+            if source.is_dir():
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(source, self.home / part, ignore=ignored)
+            else:
+                shutil.copy(source, self.home / part)
+        shutil.copy(ROOT / "profiles.example.yml", self.home / "profiles.yml")
+        (self.home / ".airflowignore").write_text("**\n")
+        change(self.home)
+        program = Path(sys.executable).with_name("dbt")
+        subprocess.run([program, "parse", "--quiet"], cwd=self.home, check=True)
+        shutil.copy(ROOT / "dags" / "pinterest_daily.py", self.dags / f"{self.dag}.py")
+
+    def deliver(self, lines: dict[str, list[bytes]], folder: str = "sink") -> None:
+        """Put records where the DAG lands them from.
+
+        Args:
+            lines: of each kind.
+            folder: below the project's.
+        """
+        for kind in KINDS:
+            topic = f"{self.name}.{kind}"
+            start = self.built.offsets[kind]
+            path = self.home / folder / "topics" / topic / "partition=0"
+            path.mkdir(parents=True, exist_ok=True)
+            (path / f"{topic}+0+{start:010}.json").write_bytes(
+                b"".join(line + b"\n" for line in lines[kind])
+            )
+        # The order of offsets alone decides what is the latest.
+        self.built.know(lines, at=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def posts(count: int, seed: int, folder: Path) -> dict[str, list[bytes]]:
+    """The lines of invented posts, some of them unfit, by kind.
+
+    Args:
+        count: of posts.
+        seed: the same gives the same.
+        folder: an empty one.
+    """
+    subprocess.run(
+        [
+            sys.executable, "-m", "ingestion", "synth", "--posts", str(count),
+            "--people", str(max(count // 2, 1)), "--seed", str(seed), "--out", str(folder),
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return {
+        kind: [
+            line
+            for path in sorted(folder.glob(f"topics/{PIPELINE}.{kind}/*/*.json"))
+            for line in path.read_bytes().splitlines()
+        ]
+        for kind in KINDS
+    }
+
+
+@contextmanager
+def running(folder: Path, dags: Path, **settings: str) -> Iterator[airflow.Client]:
+    """An Airflow that runs the DAGs of a folder.
+
+    Args:
+        folder: its own.
+        dags: theirs.
+        settings: further environment variables.
+    """
+    port = process.free_port()
+    server = airflow.server(port, folder)
+    env = {
+        **server.env,
+        **dict.fromkeys(FOREIGN),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
+        "PIPELINE_RETRY_SECONDS": "1",
+        **settings,
+    }
+    process.start(replace(server, env=env), timeout=180)
+    try:
+        client = airflow.Client(f"http://127.0.0.1:{port}", airflow.password(folder))
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                client.ready()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, server.log.read_text()[-3000:]
+                time.sleep(0.3)
+        yield client
+    finally:
+        airflow.stop(folder)
+
+
+def kill(pid: int) -> None:
+    """Kill a process and all that it started, at once."""
+    victim = psutil.Process(pid)
+    process.kill([victim, *victim.children(recursive=True)])

@@ -1,0 +1,170 @@
+"""The daily DAG in a real Airflow: a day, the day again, a failing test, killed tasks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from stack import airflow
+from tests.dags.deployments import Deployment, kill, posts, running
+from tests.dbt.lakes import MARTS, assert_oracle_agrees
+
+#: Seconds that a run may take beside everything else that this machine does.
+PATIENCE = 900
+
+
+@dataclass
+class Deployed:
+    """An Airflow and the deployments that it runs."""
+
+    client: airflow.Client
+    day: Deployment
+    killed: Deployment
+    failing: Deployment
+
+    def run(self, deployment: Deployment) -> tuple[str, str, dict[str, str]]:
+        """Run a deployment's DAG; the run's id, its outcome and the state of every task."""
+        run = self.begin(deployment)
+        outcome = self.client.wait(deployment.dag, run, PATIENCE)
+        return run, outcome, self.states(deployment, run)
+
+    def begin(self, deployment: Deployment) -> str:
+        """Start a run; its id."""
+        self.client.wait_for_dag(deployment.dag)
+        return self.client.run_now(deployment.dag)
+
+    def states(self, deployment: Deployment, run: str) -> dict[str, str]:
+        """The state of every task of a run."""
+        return {
+            task["task_id"]: task["state"] for task in self.client.tasks(deployment.dag, run)
+        }
+
+    def tries(self, deployment: Deployment, run: str) -> dict[str, int]:
+        """How often every task of a run was tried."""
+        return {
+            task["task_id"]: task["try_number"]
+            for task in self.client.tasks(deployment.dag, run)
+        }
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    folder = tmp_path_factory.mktemp("airflow")
+    dags = folder / "dags"
+    day, killed, failing = (Deployment(dags, name) for name in ("day", "killed", "failing"))
+    day.install()
+    day.deliver(posts(600, 1, folder / "day"))
+    killed.install()
+    killed.deliver(posts(300, 2, folder / "killed"))
+    failing.install(add_failing_test)
+    failing.deliver(posts(100, 3, folder / "failing"))
+    with running(folder / "home", dags, PIPELINE_RETRIES="1") as client:
+        yield Deployed(client, day, killed, failing)
+
+
+def add_failing_test(home: Path) -> None:
+    """A test of one staging table that never passes."""
+    (home / "dbt_project" / "tests" / "nobody_has_a_name.sql").write_text(
+        "select ind from {{ ref('stg_user') }}\n"
+    )
+
+
+def test_a_day_lands_builds_tests_and_publishes(deployed: Deployed) -> None:
+    day = deployed.day
+    _, outcome, states = deployed.run(day)
+    assert (outcome, set(states.values())) == ("success", {"success"})
+    assert_oracle_agrees(day.built)
+    assert "<html" in (day.home / "report" / "index.html").read_text()[:500]
+    assert "dbt Docs" in (day.home / "report" / "docs.html").read_text()
+    events = deployed.client.ask("GET", "assets/events", params={"limit": 100})["asset_events"]
+    assert {event["uri"] for event in events} == {f"dbt://day_dag/marts/{mart}" for mart in MARTS}
+
+
+def test_any_task_can_be_run_again(deployed: Deployed) -> None:
+    day = deployed.day
+    run, _, _ = deployed.run(day)
+    tables = day.built.tables()
+    for again, downstream in [
+        ("dbt.marts.users_joined_by_year.run", False),
+        ("dbt.staging.stg_geo.test", False),
+        ("land", True),
+    ]:
+        deployed.client.clear(day.dag, run, again, downstream=downstream)
+        assert deployed.client.wait(day.dag, run, PATIENCE) == "success", again
+        assert deployed.tries(day, run)[again] == 2 + (again == "never")
+        assert day.built.tables() == tables, again
+
+
+def test_a_failing_test_stops_what_depends_on_its_model_and_nothing_else(
+    deployed: Deployed,
+) -> None:
+    failing = deployed.failing
+    run, outcome, states = deployed.run(failing)
+    assert outcome == "failed"
+    ended = {state: {name for name in states if states[name] == state} for state in states.values()}
+    assert "dbt.staging.stg_user.test" in ended.pop("failed")
+    assert ended.pop("success") >= {
+        "land",
+        "freshness",
+        "dbt.staging.stg_user.run",
+        "dbt.staging.stg_pin.test",
+        "dbt.staging.stg_geo.test",
+        "dbt.marts.rejected_by_reason.test",
+        "maintain",
+    }
+    assert ended.pop("upstream_failed") >= {
+        "dbt.intermediate.int_posts.run",
+        "dbt.intermediate.int_users.run",
+        "dbt.marts.users_joined_by_year.run",
+        "dbt.marts.data_quality.run",
+        "report",
+        "docs",
+    }
+    assert not ended
+    assert not (failing.built.uri / "marts" / "users_joined_by_year").exists()
+    said = deployed.client.log(failing.dag, run, "dbt.staging.stg_user.test")
+    assert "failing_dag, " in said
+    assert "dbt.staging.stg_user.test failed" in said
+
+
+def test_a_task_that_is_killed_is_tried_again_and_completes(deployed: Deployed) -> None:
+    killed = deployed.killed
+    run = deployed.begin(killed)
+    ended: list[str] = []
+    for what, begun in {
+        "-m ingestion s3": lambda: True,
+        "dbt build": (killed.built.uri / "staging" / "stg_pin" / "_delta_log").exists,
+    }.items():
+        ended.append(_kill_task(what, str(killed.home), begun))
+        # Whoever reads the lake now can.
+        assert len(killed.built.rows("bronze", "pin")) >= 0 if what == "dbt build" else True
+    assert deployed.client.wait(killed.dag, run, PATIENCE) == "success"
+    tries = deployed.tries(killed, run)
+    assert {name for name, tried in tries.items() if tried > 1} >= {
+        "land",
+        "dbt.dbt_producer_watcher",
+    }
+    assert_oracle_agrees(killed.built)
+
+
+def _kill_task(command: str, home: str, begun: Callable[[], bool]) -> str:
+    """Kill the task, with all that it runs, whose command is at work in a project's folder."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        for one in psutil.process_iter():
+            try:
+                line = " ".join(one.cmdline())
+                task = one.parent()
+                here = home in (*one.cmdline(), one.cwd(), one.environ().get("PYTHONPATH"))
+            except psutil.Error:
+                continue
+            if command in line and here and task is not None and begun():
+                kill(task.pid)
+                return line
+        time.sleep(0.02)
+    raise AssertionError(f"no process ran {command}")
