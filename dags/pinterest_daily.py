@@ -35,8 +35,6 @@ from typing import Any
 
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
 from airflow.sdk import DAG, Asset, BaseOperator, Context, Param, TaskGroup
-from airflow.sdk.exceptions import AirflowException, AirflowSkipException
-from airflow.sdk.module_loading import import_string
 from cosmos.airflow.graph import generate_task_or_group
 from cosmos.airflow.task_group import DbtTaskGroup
 from cosmos.config import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
@@ -50,6 +48,13 @@ from cosmos.constants import (
 )
 from cosmos.dbt.graph import DbtNode
 from cosmos.operators.watcher import DbtProducerWatcherOperator
+
+try:
+    from airflow.sdk.exceptions import AirflowException, AirflowSkipException
+    from airflow.sdk.module_loading import import_string
+except ImportError:  # Airflow 3.0 and 3.1
+    from airflow.exceptions import AirflowException, AirflowSkipException
+    from airflow.utils.module_loading import import_string
 
 log = logging.getLogger(__name__)
 
