@@ -15,7 +15,8 @@ FIND_PYTHON = for python in python3.12 python3.11 python3; do \
 	&& { echo $$python; break; }; done
 
 .PHONY: help install demo stack stack-down test lint lint-python lint-types lint-sql docs report \
-	spark spark-down spark-install airflow airflow-down stack-install services databricks bench lock clean reset
+	spark spark-down spark-install airflow airflow-down stack-install \
+	services databricks mwaa-upload mwaa-install bench lock clean reset
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -87,9 +88,18 @@ airflow: $(ORCHESTRATION) install sink/topics ## Start Airflow here with the dai
 airflow-down: install ## End it
 	@$(BIN)/python -m stack down airflow
 
-services: spark-install stack-install ## Put every server that tests run against into .stack (700 MB)
+services: spark-install stack-install mwaa-install ## Put every server that tests run against into .stack (2 GB)
 
 databricks: $(VENV)/.databricks profiles.yml ## Make .venv with what the databricks target needs
+
+mwaa-upload: install ## Upload the DAG and the project for MWAA: BUCKET=… [ID=…] [SET="A=b …"] [DELETE=1] [DRY_RUN=1]
+	@$(BIN)/python -m deploy.mwaa.upload "$(BUCKET)" $(if $(ID),--id "$(ID)") --settings "$$SETTINGS" \
+		$(foreach secret,$(SECRETS),--secret "$(secret)") $(if $(DELETE),--delete) \
+		$(if $(REPLACE),--replace) $(if $(DRY_RUN),--dry-run)
+# As it is given: a value may hold spaces, quotes and dollars.
+mwaa-upload: export SETTINGS = $(value SET)
+
+mwaa-install: install $(STACK)/mwaa/.installed ## Put MWAA's Airflow and its environment of dbt into .stack (1.3 GB)
 
 bench: $(VENV)/.bench profiles.yml ## Measure landing and building (see benchmarks/README.md)
 	$(BIN)/python -m benchmarks
@@ -98,6 +108,7 @@ LOCK = pip compile --quiet --universal --generate-hashes --no-header --no-annota
 	--no-emit-index-url --python-version 3.11
 
 # Every lock has the versions of the largest, so that installing one over another changes nothing.
+# MWAA's lock takes the constraints of its Airflow, a file that CONSTRAINTS names; else it stays.
 lock: ## Resolve the dependencies anew into requirements/
 	$(call INSTALL,$(LOCK) requirements/bootstrap.in -o requirements/bootstrap.txt) && \
 	"$$tools/bin/uv" $(LOCK) --group dev pyproject.toml -o requirements/dev.txt && \
@@ -109,7 +120,8 @@ lock: ## Resolve the dependencies anew into requirements/
 	"$$tools/bin/uv" $(LOCK) -c requirements/dev.txt --group dev --group bench pyproject.toml \
 		-o requirements/bench.txt && \
 	"$$tools/bin/uv" $(LOCK) requirements/spark.in -o requirements/spark.txt && \
-	"$$tools/bin/uv" $(LOCK) requirements/s3.in -o requirements/s3.txt
+	"$$tools/bin/uv" $(LOCK) requirements/s3.in -o requirements/s3.txt $(if $(CONSTRAINTS),&& \
+	"$$tools/bin/uv" $(LOCK) -c "$(CONSTRAINTS)" requirements/mwaa.in -o requirements/mwaa.txt)
 
 clean: ## Remove what builds and tests leave: target, logs, report, caches
 	rm -rf target logs report .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -184,4 +196,16 @@ $(STACK)/s3/.installed: requirements/s3.txt
 	@rm -rf $(STACK)/s3
 	$(call INSTALL,pip install --quiet --python $(BIN)/python --target $(STACK)/s3 --require-hashes \
 		-r requirements/s3.txt)
+	@touch $@
+
+# MWAA's Airflow; and what startup.sh makes on a worker, by startup.sh.
+$(STACK)/mwaa/.installed: requirements/mwaa.txt requirements/base.txt requirements/bootstrap.txt deploy/mwaa/startup.sh
+	@rm -rf $(STACK)/mwaa && mkdir -p $(STACK)/mwaa
+	$(call INSTALL,venv --quiet --python $(BIN)/python $(STACK)/mwaa/airflow) && \
+		"$$tools/bin/uv" pip install --quiet --python $(STACK)/mwaa/airflow/bin/python --require-hashes \
+		-r requirements/mwaa.txt
+	@$(BIN)/python -m deploy.mwaa.startup > $(STACK)/mwaa/startup.sh
+	@PATH="$(abspath $(STACK))/mwaa/airflow/bin:$$PATH" \
+		PIPELINE_DBT_VENV="$(abspath $(STACK))/mwaa/dbt_venv" bash $(STACK)/mwaa/startup.sh
+	@test -f $(STACK)/mwaa/dbt_venv/.digest
 	@touch $@

@@ -95,8 +95,8 @@ def check_reachable(uri: str) -> None:
     if asked in _reachable:
         return
     bucket, prefix = _parts(uri)
-    with _explained(uri, bucket):
-        _client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    with explained(uri, bucket):
+        connect().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
     _reachable.add(asked)
 
 
@@ -113,7 +113,7 @@ def check_safe(uri: str) -> None:
         return
     check_reachable(uri)
     bucket, prefix = _parts(uri)
-    with _explained(uri, bucket):
+    with explained(uri, bucket):
         safe = _lets_one_through(bucket, prefix)
     if not safe:
         raise LakeError(
@@ -131,7 +131,7 @@ def _lets_one_through(bucket: str, prefix: str) -> bool:
         Exception: the client's; the store did not say.
     """
     # A write that is made again after its answer was lost is refused, and has got through.
-    client = _client(attempts=1, connections=_WRITERS)
+    client = connect(attempts=1, connections=_WRITERS)
     undecided = decided = 0
     with ThreadPoolExecutor(_WRITERS) as threads:
         while decided < _RACES:
@@ -206,7 +206,13 @@ def _write_new(client: Any, bucket: str, key: str) -> bool:
     return True
 
 
-def _client(attempts: int = 4, connections: int = 10) -> Any:
+def connect(attempts: int = 4, connections: int = 10) -> Any:
+    """A boto3 client of the store that the ``AWS_*`` variables lead to.
+
+    Args:
+        attempts: how often a request is made that gets no answer.
+        connections: how many requests may be under way at once.
+    """
     import boto3
     from botocore.config import Config
 
@@ -236,7 +242,17 @@ def _code(error: Any) -> str:
 
 
 @contextmanager
-def _explained(uri: str, bucket: str) -> Iterator[None]:
+def explained(uri: str, bucket: str, setting: str = "LAKE_URI") -> Iterator[None]:
+    """Tell in one line what the client's errors mean.
+
+    Args:
+        uri: the address that is used.
+        bucket: the bucket in it.
+        setting: what the user gave the address by.
+
+    Raises:
+        LakeError: instead of any error of the client.
+    """
     from botocore import exceptions as boto
 
     try:
@@ -245,7 +261,7 @@ def _explained(uri: str, bucket: str) -> Iterator[None]:
         code = _code(error)
         if code == "NoSuchBucket":
             raise LakeError(
-                f"{uri}: there is no bucket {bucket}; create it or set LAKE_URI to another place"
+                f"{uri}: there is no bucket {bucket}; create it or set {setting} to another place"
             ) from error
         if code in _BAD_CREDENTIALS:
             raise LakeError(
@@ -269,6 +285,6 @@ def _explained(uri: str, bucket: str) -> Iterator[None]:
             "AWS_ENDPOINT_URL"
         ) from error
     except boto.ParamValidationError as error:
-        raise LakeError(f"{uri}: {bucket} cannot be a bucket's name; correct LAKE_URI") from error
+        raise LakeError(f"{uri}: {bucket} cannot be a bucket's name; correct {setting}") from error
     except (boto.BotoCoreError, ValueError) as error:
         raise LakeError(f"{uri}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,1 @@
+"""Amazon Managed Workflows for Apache Airflow: what goes into its bucket, and how."""
