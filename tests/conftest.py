@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+
+from stack import process, s3
+from tests.servers import client, eventually, skip
 
 #: The one reason for which a test may be skipped where everything has to run.
 _ABSENT_DATA = "../shared/data missing"
@@ -24,3 +27,18 @@ def pytest_runtest_makereport(
             report.outcome = "failed"
             report.longrepr = f"skipped where every test has to run: {reason}"
     return report
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables that lead clients to an S3 store."""
+    skip(s3.missing())
+    port = process.free_port()
+    folder = tmp_path_factory.mktemp("s3")
+    process.start(s3.server(port, folder))
+    environment = s3.environment(port)
+    eventually(lambda: client("s3", environment).list_buckets())
+    yield environment
+    if found := process.find(folder):
+        found.kill()  # asked to end, it takes a quarter of a minute
+    process.stop(folder)

@@ -274,7 +274,7 @@ class Bucket:
         )
 
 
-def _silent(done: str, key: str, size: int) -> None:  # noqa: ARG001 (called as `Say`)
+def _silent(done: str, key: str, size: int) -> None:
     pass
 
 

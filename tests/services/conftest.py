@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from stack import kafka, kinesis, mysql, process, s3
+from stack import kafka, kinesis, mysql, process
+from tests.servers import client, eventually, skip
 from tests.services.landers import Nursery
+
+__all__ = ["client", "eventually", "folder_of"]
 
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Kafka broker: ``host:port``."""
-    _skip(kafka.missing())
+    skip(kafka.missing())
     port = process.free_port()
     folder = tmp_path_factory.mktemp("kafka")
     process.start(kafka.broker(port, process.free_port(), folder))
@@ -27,7 +28,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def kinesis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Kinesis; any key and region will do."""
-    _skip(kinesis.missing())
+    skip(kinesis.missing())
     port = process.free_port()
     folder = tmp_path_factory.mktemp("kinesis")
     process.start(kinesis.server(port, folder))
@@ -36,24 +37,9 @@ def kinesis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The variables that lead clients to an S3 store."""
-    _skip(s3.missing())
-    port = process.free_port()
-    folder = tmp_path_factory.mktemp("s3")
-    process.start(s3.server(port, folder))
-    environment = s3.environment(port)
-    eventually(lambda: client("s3", environment).list_buckets())
-    yield environment
-    if found := process.find(folder):
-        found.kill()  # asked to end, it takes a quarter of a minute
-    process.stop(folder)
-
-
-@pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The SQLAlchemy address of an empty source database."""
-    _skip(mysql.missing())
+    skip(mysql.missing())
     port = process.free_port()
     folder = tmp_path_factory.mktemp("mysql")
     process.start(mysql.server(port, folder))
@@ -66,36 +52,6 @@ def nursery() -> Iterator[Nursery]:
     """What starts landers quickly, and kills those that still run in the end."""
     with Nursery() as started:
         yield started
-
-
-def client(service: str, environment: dict[str, str]) -> Any:
-    """A boto3 client of a server on this machine."""
-    import boto3
-
-    return boto3.client(
-        service,
-        endpoint_url=environment["AWS_ENDPOINT_URL"],
-        region_name=environment.get("AWS_REGION", "us-east-1"),
-        aws_access_key_id=environment.get("AWS_ACCESS_KEY_ID", "any"),
-        aws_secret_access_key=environment.get("AWS_SECRET_ACCESS_KEY", "any"),
-    )
-
-
-def eventually(action: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """The result of an action as soon as it raises nothing."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return action()
-        except Exception:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-
-
-def _skip(reason: str | None) -> None:
-    if reason:
-        pytest.skip(reason)
 
 
 def folder_of(tmp_path: Path, name: str) -> Path:
