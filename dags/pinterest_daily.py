@@ -407,7 +407,7 @@ same. Each mart that passed its tests updates the asset `dbt://{DAG_ID}/marts/â€
         task_id="docs",
         commands=[
             "-m dbt_lake docs generate --static",
-            "-m reporting publish target/static_index.html " + shlex.quote(f"{PUBLISH}/docs.html"),
+            f"-m reporting docs --out {shlex.quote(f'{PUBLISH}/docs.html')}",
         ],
         doc_md="The dbt docs as one page.",
     )

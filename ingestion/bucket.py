@@ -124,6 +124,24 @@ def check_safe(uri: str) -> None:
     _safe.add(asked)
 
 
+def put(uri: str, body: bytes, content_type: str) -> None:
+    """Write an object; whoever reads it sees what was there before, or all of this.
+
+    Args:
+        uri: ``s3://bucket/key``.
+        body: its bytes.
+        content_type: what they are, ``text/html; charset=utf-8`` say.
+
+    Raises:
+        LakeError: the address names no object, or the store does not take it.
+    """
+    bucket, _, key = uri.removeprefix(_SCHEME).partition("/")
+    if not bucket or not key or key.endswith("/"):
+        raise LakeError(f"{uri} names no object; write s3://bucket/name")
+    with explained(uri, bucket):
+        connect().put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type)
+
+
 def _lets_one_through(bucket: str, prefix: str) -> bool:
     """Whether of several that write an object at once, and one that comes later, one does.
 
@@ -242,13 +260,12 @@ def _code(error: Any) -> str:
 
 
 @contextmanager
-def explained(uri: str, bucket: str, setting: str = "LAKE_URI") -> Iterator[None]:
+def explained(uri: str, bucket: str) -> Iterator[None]:
     """Tell in one line what the client's errors mean.
 
     Args:
         uri: the address that is used.
         bucket: the bucket in it.
-        setting: what the user gave the address by.
 
     Raises:
         LakeError: instead of any error of the client.
@@ -261,7 +278,7 @@ def explained(uri: str, bucket: str, setting: str = "LAKE_URI") -> Iterator[None
         code = _code(error)
         if code == "NoSuchBucket":
             raise LakeError(
-                f"{uri}: there is no bucket {bucket}; create it or set {setting} to another place"
+                f"{uri}: there is no bucket {bucket}; create it or name another place"
             ) from error
         if code in _BAD_CREDENTIALS:
             raise LakeError(
@@ -285,6 +302,6 @@ def explained(uri: str, bucket: str, setting: str = "LAKE_URI") -> Iterator[None
             "AWS_ENDPOINT_URL"
         ) from error
     except boto.ParamValidationError as error:
-        raise LakeError(f"{uri}: {bucket} cannot be a bucket's name; correct {setting}") from error
+        raise LakeError(f"{uri}: {bucket} cannot be a bucket's name; correct it") from error
     except (boto.BotoCoreError, ValueError) as error:
         raise LakeError(f"{uri}: {' '.join(str(error).split())}") from error

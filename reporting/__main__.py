@@ -32,18 +32,36 @@ Lake = Annotated[
 ]
 
 
+Out = Annotated[
+    str, typer.Option(help="What to write: a file, or s3://bucket/name.", show_default=True)
+]
+
+
 @app.command(epilog="Example: python -m reporting page --out report/index.html")
-def page(
-    lake: Lake = "./lake",
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("report/index.html"),
-) -> None:
+def page(lake: Lake = "./lake", out: Out = "report/index.html") -> None:
     """Write one self-contained page with a chart for every answer."""
     from reporting.answers import report
     from reporting.marts import read_marts
-    from reporting.page import render, write
+    from reporting.page import render
+    from reporting.publishing import publish
 
     html = render(report(read_marts(lake)), lake, datetime.now(UTC))
-    write(html, out)
+    publish(html, out)
+    typer.echo(f"{out} ({len(html.encode()) / 1e6:.2f} MB): open it in a browser")
+
+
+@app.command(epilog="Example: python -m reporting docs --out s3://my-bucket/docs.html")
+def docs(
+    out: Out = "report/docs.html",
+    target: Annotated[
+        Path, typer.Option(envvar="DBT_TARGET_PATH", help="dbt's target folder.")
+    ] = Path("target"),
+) -> None:
+    """Put the page that `dbt docs generate --static` wrote where people find it."""
+    from reporting.publishing import dbt_docs, publish
+
+    html = dbt_docs(target)
+    publish(html, out)
     typer.echo(f"{out} ({len(html.encode()) / 1e6:.2f} MB): open it in a browser")
 
 

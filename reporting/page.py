@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from markupsafe import Markup
 from reporting import formats, sentences
 from reporting.answers import Report
 from reporting.charts import TOP_COUNTRIES, category_colors, charts
-from reporting.errors import ReportError
 
 HERE = Path(__file__).parent
 TITLE = "Pinterest posts: eight questions, answered"
@@ -76,25 +73,6 @@ def render(report: Report, lake: str, now: datetime) -> str:
         behaviour=Markup(behaviour),
         script_hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in (drawing, behaviour)),
     )
-
-
-def write(html: str, out: Path) -> None:
-    """Write the page in one step: whoever reads `out` sees the old page or the new one."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(html)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(out)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise ReportError(
-            f"cannot write {out}: {error.strerror or error}; "
-            "make room or name another file with --out"
-        ) from error
 
 
 def _drawing_script() -> str:

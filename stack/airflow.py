@@ -1,7 +1,7 @@
 """Airflow on this machine: its scheduler, its pages and its tasks, one server to start and end.
 
-``airflow standalone`` runs the four processes that make up Airflow. Its state is a SQLite file in the
-server's folder, or the database that ``AIRFLOW__DATABASE__SQL_ALCHEMY_CONN`` names.
+``airflow standalone`` runs the four processes that make up Airflow. Its state is a SQLite file in
+the server's folder, or the database that ``AIRFLOW__DATABASE__SQL_ALCHEMY_CONN`` names.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,28 @@ class Client:
             "dry_run": False,
         }
         self.ask("POST", f"dags/{dag}/clearTaskInstances", json=body)
+
+    def backfill(self, dag: str, first: date, last: date) -> list[str]:
+        """Run a DAG for days that are past, one after another.
+
+        Args:
+            dag: its id.
+            first: the first day.
+            last: the last day, which is run as well.
+
+        Returns:
+            The runs' ids, in the order of the days.
+        """
+        body = {
+            "dag_id": dag,
+            "from_date": f"{first}T00:00:00Z",
+            "to_date": f"{last}T00:00:00Z",
+            "max_active_runs": 1,
+            "dag_run_conf": {},
+        }
+        self.ask("POST", "backfills", json=body)
+        found = [str(run["dag_run_id"]) for run in self.runs(dag)]
+        return sorted(run for run in found if run.startswith("backfill__"))
 
     def log(self, dag: str, run: str, task: str) -> str:
         """What the last try of a task said."""

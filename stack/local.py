@@ -169,9 +169,7 @@ PIPELINE = ("mysql", "kafka", "kinesis", "s3", "gateway")
 
 def airflow_client() -> airflow.Client:
     """A client of this machine's Airflow, which must have been started once."""
-    return airflow.Client(
-        f"http://127.0.0.1:{AIRFLOW_PORT}", airflow.password(RUN / "airflow")
-    )
+    return airflow.Client(f"http://127.0.0.1:{AIRFLOW_PORT}", airflow.password(RUN / "airflow"))
 
 
 def _gateway() -> process.Server:

@@ -76,7 +76,7 @@ def upload(
     )
     secrets = parse_secrets(secret or ())
     address = f"s3://{bucket}"
-    with explained(address, bucket, "BUCKET"):
+    with explained(address, bucket):
         target = Bucket(connect(connections=32), bucket, deployment)
         # Whether the bucket can be used is said at once; dbt takes a while.
         target.state()

@@ -1,4 +1,4 @@
-"""Deployments of the daily DAG: a copy of the project each, with posts of its own, in one Airflow."""
+"""Deployments of the daily DAG in one Airflow: a copy of the project each, and posts of its own."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Deployment:
         """The DAG's id."""
         return f"{self.name}_dag"
 
-    def install(self, change: Callable[[Path], None] = lambda home: None) -> None:
+    def install(self, change: Callable[[Path], None] | None = None) -> None:
         """Copy the project, change the copy, parse it, and show the DAG to Airflow.
 
         Args:
@@ -65,26 +65,26 @@ class Deployment:
                 shutil.copy(source, self.home / part)
         shutil.copy(ROOT / "profiles.example.yml", self.home / "profiles.yml")
         (self.home / ".airflowignore").write_text("**\n")
-        change(self.home)
+        if change is not None:
+            change(self.home)
         program = Path(sys.executable).with_name("dbt")
         subprocess.run([program, "parse", "--quiet"], cwd=self.home, check=True)
         shutil.copy(ROOT / "dags" / "pinterest_daily.py", self.dags / f"{self.dag}.py")
 
-    def deliver(self, lines: dict[str, list[bytes]], folder: str = "sink") -> None:
+    def deliver(self, lines: dict[str, list[bytes]], *folders: str) -> None:
         """Put records where the DAG lands them from.
 
         Args:
             lines: of each kind.
-            folder: below the project's.
+            folders: below the project's, each of which gets them; ``sink`` where none is named.
         """
         for kind in KINDS:
             topic = f"{self.name}.{kind}"
-            start = self.built.offsets[kind]
-            path = self.home / folder / "topics" / topic / "partition=0"
-            path.mkdir(parents=True, exist_ok=True)
-            (path / f"{topic}+0+{start:010}.json").write_bytes(
-                b"".join(line + b"\n" for line in lines[kind])
-            )
+            name = f"{topic}+0+{self.built.offsets[kind]:010}.json"
+            for folder in folders or ("sink",):
+                path = self.home / folder / "topics" / topic / "partition=0"
+                path.mkdir(parents=True, exist_ok=True)
+                (path / name).write_bytes(b"".join(line + b"\n" for line in lines[kind]))
         # The order of offsets alone decides what is the latest.
         self.built.know(lines, at=datetime(2026, 1, 1, tzinfo=UTC))
 

@@ -40,15 +40,12 @@ class Deployed:
 
     def states(self, deployment: Deployment, run: str) -> dict[str, str]:
         """The state of every task of a run."""
-        return {
-            task["task_id"]: task["state"] for task in self.client.tasks(deployment.dag, run)
-        }
+        return {task["task_id"]: task["state"] for task in self.client.tasks(deployment.dag, run)}
 
     def tries(self, deployment: Deployment, run: str) -> dict[str, int]:
         """How often every task of a run was tried."""
         return {
-            task["task_id"]: task["try_number"]
-            for task in self.client.tasks(deployment.dag, run)
+            task["task_id"]: task["try_number"] for task in self.client.tasks(deployment.dag, run)
         }
 
 

@@ -12,7 +12,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 from reporting.answers import Report, report
 from reporting.marts import read_marts
-from reporting.page import render, write
+from reporting.page import render
+from reporting.publishing import publish
 from tests.report.lakes import SAMPLE, write_lake
 
 NOW = datetime(2024, 5, 3, 12, 45, tzinfo=UTC)
@@ -49,7 +50,7 @@ def empty_page(empty: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _written(content: Report, path: Path) -> Path:
-    write(render(content, "lake", NOW), path)
+    publish(render(content, "lake", NOW), str(path))
     return path
 
 

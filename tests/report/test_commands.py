@@ -16,7 +16,7 @@ import pytest
 from deltalake import write_deltalake
 
 from reporting.errors import ReportError
-from reporting.page import write
+from reporting.publishing import publish
 from tests.report.lakes import ESCAPE, SAMPLE, write_lake, write_mart
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def assert_told(result: subprocess.CompletedProcess[str], *parts: str) -> None:
         assert part in result.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["page"], ["answers"]])
+@pytest.mark.parametrize("command", [[], ["page"], ["docs"], ["answers"]])
 def test_help_shows_an_example(command: list[str]) -> None:
     result = run(*command, "--help")
     assert result.returncode == 0
@@ -238,8 +238,31 @@ def test_an_output_folder_that_cannot_be_one(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for out in (tmp_path / "file" / "index.html", tmp_path):
         with pytest.raises(ReportError, match=f"cannot write {out}: .* --out"):
-            write("a page", out)
+            publish("a page", str(out))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_dbt_docs_go_where_asked(tmp_path: Path) -> None:
+    target, out = tmp_path / "target", tmp_path / "site" / "docs.html"
+    told = run("docs", "--target", target, "--out", out)
+    assert_told(told, str(target / "static_index.html"), "dbt docs generate --static")
+    target.mkdir()
+    (target / "static_index.html").write_text("all about ünder")
+    assert run("docs", "--target", target, "--out", out).returncode == 0
+    assert out.read_text() == "all about ünder"
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("gs://bucket/index.html", "name a file or s3://bucket/name"),
+        ("s3://bucket", "s3://bucket names no object"),
+        ("s3://bucket/folder/", "s3://bucket/folder/ names no object"),
+        ("s3://bucket/index.html", "no credentials were found"),
+    ],
+)
+def test_a_place_that_takes_no_page(lake: Path, out: str, said: str) -> None:
+    assert_told(run("page", "--out", out, lake=lake), f"cannot write {out.split(':')[0]}:", said)
 
 
 def test_an_existing_mart_is_read_at_its_newest_version(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def refused(done: Done, *said: str) -> None:
 def test_a_bucket_that_is_not_there(place: Bucket, tmp_path: Path, command: list[str]) -> None:
     uri = f"s3://{place.name}-not/lake"
     done = ingest(*command, cwd=tmp_path, LAKE_URI=uri)
-    refused(done, f"{uri}: there is no bucket {place.name}-not; create it or set LAKE_URI")
+    refused(done, f"{uri}: there is no bucket {place.name}-not; create it or name another")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_store_that_does_not_answer(place: Bucket, tmp_path: Path) -> None:
     [
         ("s3://", "s3:// names no bucket; write s3://bucket or s3://bucket/prefix"),
         ("s3:///lake", "s3:///lake names no bucket"),
-        ("s3://no such!/lake", "no such! cannot be a bucket's name; correct LAKE_URI"),
+        ("s3://no such!/lake", "no such! cannot be a bucket's name; correct it"),
     ],
 )
 def test_an_address_without_a_bucket(tmp_path: Path, uri: str, said: str) -> None:
@@ -496,3 +496,33 @@ def _objects(store: Any, topic: str) -> list[Any]:
 
     found = [parse_name(key, size) for key, size in store.list()]
     return [item for item in found if item is not None and item.topic == topic]
+
+
+# ---------------------------------------------------------------------------- the pages
+
+
+def test_a_page_is_published_in_a_bucket(
+    place: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = "<!doctype html><p>zwölf Antworten</p>"
+    (tmp_path / "static_index.html").write_text(page)
+
+    def docs(out: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "reporting", "docs", "--target", tmp_path, "--out", out],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    for _ in range(2):
+        assert docs(f"s3://{place.name}/site/docs.html").returncode == 0
+    assert place.keys() == ["site/docs.html"]
+    found = place.s3.get_object(Bucket=place.name, Key="site/docs.html")
+    assert found["Body"].read().decode() == page
+    assert found["ContentType"] == "text/html; charset=utf-8"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    refused = docs(f"s3://{place.name}/site/docs.html")
+    assert refused.returncode == 1
+    assert "the store does not accept the credentials" in refused.stderr
+    assert refused.stderr.count("\n") == 1

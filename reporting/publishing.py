@@ -1,0 +1,68 @@
+"""Where pages go: a file, or an object of a bucket; both in one step."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from ingestion import bucket
+from ingestion.errors import LakeError
+from reporting.errors import ReportError
+
+
+def publish(page: str, out: str) -> None:
+    """Write a page in one step: whoever reads `out` sees the old page or the new one.
+
+    Args:
+        page: HTML.
+        out: the file, or ``s3://bucket/name``.
+
+    Raises:
+        ReportError: it cannot be written there.
+    """
+    if "://" not in out:
+        _write(page, Path(out))
+        return
+    if not bucket.is_bucket(out):
+        raise ReportError(f"cannot write {out}: name a file or s3://bucket/name with --out")
+    try:
+        bucket.put(out, page.encode(), "text/html; charset=utf-8")
+    except LakeError as error:
+        raise ReportError(f"cannot write {error}") from error
+
+
+def dbt_docs(target: Path) -> str:
+    """The page that ``dbt docs generate --static`` writes.
+
+    Args:
+        target: dbt's target folder.
+
+    Raises:
+        ReportError: it is not there.
+    """
+    page = target / "static_index.html"
+    try:
+        return page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ReportError(
+            f"cannot read {page}: {error.strerror or error}; 'dbt docs generate --static' writes it"
+        ) from error
+
+
+def _write(page: str, out: Path) -> None:
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(out)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise ReportError(
+            f"cannot write {out}: {error.strerror or error}; "
+            "make room or name another file with --out"
+        ) from error
