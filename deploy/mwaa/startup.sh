@@ -31,10 +31,11 @@ pinterest_secret() {
     esac
     # What it warns of must not become part of the secret.
     if said="$(python3 -c '
-import sys
+import os, sys
 try:
     import boto3
-    answer = boto3.client("secretsmanager").get_secret_value(SecretId=sys.argv[1])
+    client = boto3.client("secretsmanager", region_name=os.environ.get("AWS_REGION"))
+    answer = client.get_secret_value(SecretId=sys.argv[1])
     print(answer["SecretString"])
 except Exception as error:
     print(" ".join(str(error).split()) or type(error).__name__)

@@ -16,7 +16,7 @@ import pytest
 
 from stack import airflow, process
 from tests.dags import mwaa
-from tests.dbt.lakes import MARTS, ROOT, Built
+from tests.dbt.lakes import MARTS, ROOT, Built, InBucket
 from tests.servers import client, skip
 
 ID = "0a60b9a8a831"
@@ -36,6 +36,7 @@ class Environment:
         folder: for the test's own files.
         said: what the startup script said.
         store: the variables that lead to the bucket.
+        synced: the files of the DAGs folder, as paths in Airflow's home.
     """
 
     airflow: airflow.Client
@@ -44,6 +45,7 @@ class Environment:
     folder: Path
     said: str
     store: dict[str, str]
+    synced: set[str]
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +64,7 @@ def environment(
     subprocess.run(
         [
             sys.executable, "-m", "deploy.mwaa.upload", bucket, "--id", ID,
-            "--set", f"LAKE_URI={folder / 'lake'}", "--set", f"PIPELINE_PUBLISH={folder / 'pages'}",
-            "--set", "PIPELINE_RETRIES=0",
+            "--set", "PIPELINE_RETRIES=0", "--set", "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG=2",
         ],
         cwd=ROOT, env={**os.environ, **store}, check=True,
     )  # fmt: skip
@@ -85,6 +86,7 @@ def environment(
         PIP_NO_INDEX="1",
     )
     (folder / "tmp").mkdir()
+    synced = files(home)
     for read_only in [home / "dags", *(home / "dags").rglob("*")]:
         read_only.chmod(0o555 if read_only.is_dir() else 0o444)
 
@@ -95,7 +97,6 @@ def environment(
         "PATH": path,
         "PYTHONPATH": "",
         "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
-        "AIRFLOW__CORE__PARALLELISM": "2",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
         # As on MWAA.
         "AIRFLOW__CORE__EXECUTE_TASKS_NEW_PYTHON_INTERPRETER": "True",
@@ -120,7 +121,7 @@ def environment(
             except OSError:
                 assert time.monotonic() < deadline, server.log.read_text()[-3000:]
                 time.sleep(0.5)
-        yield Environment(asking, home, bucket, folder, said, store)
+        yield Environment(asking, home, bucket, folder, said, store, synced)
     finally:
         running = process.find(state)
         children = running.children(recursive=True) if running else []
@@ -137,6 +138,12 @@ def invent(folder: Path) -> None:
         ],
         cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+def files(home: Path) -> set[str]:
+    """What lies in the DAGs folder; without what an interpreter keeps where it may."""
+    found = (path.relative_to(home) for path in (home / "dags").rglob("*") if path.is_file())
+    return {str(path) for path in found if path.suffix != ".pyc"}
 
 
 def test_the_startup_script_finds_what_it_made_earlier(environment: Environment) -> None:
@@ -160,9 +167,12 @@ def test_its_airflow_looks_for_dags_in_the_dag_file_alone(environment: Environme
     assert done.stdout.splitlines()[-1] == str([str(dags / f"{DAG}.py")])
 
 
-def test_a_day_lands_builds_tests_and_publishes_as_elsewhere(environment: Environment) -> None:
+def test_a_day_lands_builds_tests_and_publishes_as_elsewhere(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asking = environment.airflow
     asking.wait_for_dag(DAG)
+    assert asking.ask("GET", f"dags/{DAG}/details")["max_active_tasks"] == 2
     run = asking.run_now(DAG)
     outcome = asking.wait(DAG, run, PATIENCE)
     tasks = asking.tasks(DAG, run)
@@ -180,9 +190,15 @@ def test_a_day_lands_builds_tests_and_publishes_as_elsewhere(environment: Enviro
     )  # fmt: skip
     with plain.dbt() as dbt:
         dbt.succeed("build")
-    here = Built(environment.folder)
+    for name, value in environment.store.items():
+        monkeypatch.setenv(name, value)
+    here = InBucket(environment.folder, address=f"s3://{environment.bucket}/lake")
     assert here.tables() == plain.tables()
     assert all(here.rows("marts", mart) for mart in MARTS)
-    pages = sorted(path.name for path in (environment.folder / "pages").iterdir())
-    assert pages == ["docs.html", "index.html"]
-    assert (environment.folder / "tmp" / "pinterest" / "target").is_dir()
+    for page in ("index.html", "docs.html"):
+        published = client("s3", environment.store).get_object(
+            Bucket=environment.bucket, Key=f"published/{page}"
+        )
+        assert published["Body"].read().rstrip().endswith(b"</html>")
+    # The project's folder, which belongs to the bucket, is as it was.
+    assert files(environment.home) == environment.synced

@@ -18,6 +18,7 @@ import yaml
 from deltalake import DeltaTable, QueryBuilder
 
 import dbt_lake
+from ingestion.bucket import engine_options
 from ingestion.lake import Lake
 from ingestion.landing import land_objects
 from ingestion.records import KINDS
@@ -86,9 +87,13 @@ class Built:
         """What the oracle says the staging tables hold."""
         return {kind: oracle.stage(kind, landed) for kind, landed in self.records.items()}
 
+    def log(self, schema: str, table: str) -> DeltaTable:
+        """A table's log."""
+        return DeltaTable(str(self.uri / schema / table))
+
     def rows(self, schema: str, table: str) -> list[Row]:
         """A table's rows; times are UTC, without a time zone."""
-        log = DeltaTable(str(self.uri / schema / table))
+        log = self.log(schema, table)
         result = QueryBuilder().register("t", log).execute("select * from t").read_all()
         return [
             {name: _naive(value) for name, value in row.items()}
@@ -97,12 +102,12 @@ class Built:
 
     def types(self, schema: str, table: str) -> dict[str, str]:
         """The types of a table's columns, as Delta names them."""
-        fields = DeltaTable(str(self.uri / schema / table)).schema().fields
+        fields = self.log(schema, table).schema().fields
         return {field.name: str(field.type) for field in fields}
 
     def version(self, schema: str, table: str) -> int:
         """The number of a table's newest commit."""
-        return DeltaTable(str(self.uri / schema / table)).version()
+        return self.log(schema, table).version()
 
     def tables(self) -> dict[str, list[Row]]:
         """Every row of every table that dbt builds, but for the times when something landed."""
@@ -139,6 +144,17 @@ class Built:
         ) as process:
             yield Dbt(process, self.folder / "logs" / "dbt.log")
         _parsed.append(self.folder / "target" / "partial_parse.msgpack")
+
+
+@dataclass
+class InBucket(Built):
+    """The lake lies in a bucket, to which the variables of this process lead."""
+
+    address: str = ""
+
+    def log(self, schema: str, table: str) -> DeltaTable:
+        options = engine_options(self.address)
+        return DeltaTable(f"{self.address}/{schema}/{table}", storage_options=options)
 
 
 def _begin(environment: Mapping[str, str]) -> None:

@@ -19,9 +19,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
-import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, QueryBuilder
 
 from ingestion import bucket, landing, maintenance
 from ingestion import lake as lake_module
@@ -35,7 +33,7 @@ from ingestion.sources.s3 import open_store
 from stack.process import free_port
 from tests import hostile, oracle
 from tests.commands.test_ingest_command import Done, ingest
-from tests.dbt.lakes import PIPELINE, Built, Row, assert_oracle_agrees
+from tests.dbt.lakes import PIPELINE, InBucket, assert_oracle_agrees
 from tests.services.conftest import client
 from tests.unit.test_lake import another, landed, piece
 from tests.unit.test_landing import TOPIC, Sink, assert_exactly_once, lines
@@ -408,25 +406,6 @@ def test_upkeep_commits_too(stand_in: Callable[[int], StandIn], tmp_path: Path) 
 
 
 # --------------------------------------------------------------------------------------- dbt
-
-
-@dataclass
-class InBucket(Built):
-    """The lake that dbt builds lies in a bucket."""
-
-    address: str = ""
-
-    def rows(self, schema: str, table: str) -> list[Row]:
-        options = bucket.engine_options(self.address)
-        log = DeltaTable(f"{self.address}/{schema}/{table}", storage_options=options)
-        found = QueryBuilder().register("t", log).execute("select * from t").read_all()
-        return [
-            {
-                name: value.replace(tzinfo=None) if isinstance(value, datetime) else value
-                for name, value in row.items()
-            }
-            for row in pa.table(found).to_pylist()
-        ]
 
 
 def test_dbt_builds_a_lake_in_a_bucket(place: Bucket, tmp_path: Path) -> None:
