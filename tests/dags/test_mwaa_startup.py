@@ -329,9 +329,8 @@ def secrets() -> Iterator[dict[str, str]]:
         "AWS_ACCESS_KEY_ID": "any",
         "AWS_SECRET_ACCESS_KEY": "any",
         "AWS_REGION": "us-east-1",
-        # Its warnings are no part of a secret.
-        "PYTHONWARNINGS": "always",
-        "PYTHONDEVMODE": "1",
+        # What Python says besides is no part of a secret.
+        "PYTHONPROFILEIMPORTTIME": "1",
     }
     server.shutdown()
     server.server_close()

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -394,14 +395,16 @@ class Watched:
 
     def __init__(self, client: Any, before: Callable[[int], None]) -> None:
         self._client, self._before, self._written = client, before, 0
+        self._one = Lock()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
     def put_object(self, **what: Any) -> Any:
         """Write an object."""
-        self._before(self._written)
-        self._written += 1
+        with self._one:
+            self._before(self._written)
+            self._written += 1
         return self._client.put_object(**what)
 
 
@@ -454,8 +457,25 @@ def test_a_later_upload_of_the_same_deployment_goes_first(s3: Any, bucket: str) 
     with pytest.raises(SupersededError, match="another upload began after this one"):
         Bucket(Watched(s3, interfere), bucket, deployment).upload(some_files("earlier"))
     # The earlier one had a few more under way when the later one was done; the next sees to it.
+    written = [key for key, content in bodies(s3, bucket).items() if content == b"earlier"]
+    assert len(written) <= AT_ONCE
+    assert DAG not in written
     Bucket(s3, bucket, deployment).upload(later)
     assert bodies(s3, bucket) == held(later)
+
+
+def test_an_upload_knows_what_another_uploaded_while_it_looked(s3: Any, bucket: str) -> None:
+    deployment, extra = Deployment(ID), f"{FOLDER}extra.sql"
+    mine = some_files("mine")
+
+    def interfere(written: int) -> None:
+        if written == 0:
+            other = some_files("other") | {extra: File(b"other")}
+            Bucket(s3, bucket, deployment).upload(other)
+
+    Bucket(Watched(s3, interfere), bucket, deployment).upload(mine)
+    assert bodies(s3, bucket) == held(mine) | {extra: b"other"}
+    assert Bucket(s3, bucket, deployment).upload(mine, delete=True).removed == [extra]
 
 
 def test_two_uploads_at_once_leave_one_of_the_two(s3: Any, bucket: str) -> None:
