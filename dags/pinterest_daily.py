@@ -33,6 +33,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from airflow import __version__ as airflow_version
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
 from airflow.sdk import DAG, Asset, BaseOperator, Context, Param, TaskGroup
 from cosmos.airflow.graph import generate_task_or_group
@@ -48,6 +49,7 @@ from cosmos.constants import (
 )
 from cosmos.dbt.graph import DbtNode
 from cosmos.operators.watcher import DbtProducerWatcherOperator
+from packaging import version
 
 try:
     from airflow.sdk.exceptions import AirflowException, AirflowSkipException
@@ -86,6 +88,8 @@ HOME = _home(Path(__file__).resolve(), os.environ)
 PYTHON = os.environ.get("PIPELINE_PYTHON") or sys.executable
 TARGET = os.environ.get("DBT_TARGET") or "local"
 MODE = ExecutionMode(os.environ.get("PIPELINE_DBT_MODE") or "watcher")
+#: Each wait is twice the one before it; Airflow 3.0 and 3.1 ask only whether.
+BACKOFF = 2.0 if version.parse(airflow_version) >= version.parse("3.2") else True
 #: Whether each model and each test has a dbt process of its own.
 SINGLE = MODE is not ExecutionMode.WATCHER
 SOURCES = [
@@ -325,7 +329,7 @@ same. Each mart that passed its tests updates the asset `dbt://{DAG_ID}/marts/â€
         "owner": "pinterest",
         "retries": int(os.environ.get("PIPELINE_RETRIES") or 2),
         "retry_delay": timedelta(seconds=float(os.environ.get("PIPELINE_RETRY_SECONDS") or 60)),
-        "retry_exponential_backoff": True,
+        "retry_exponential_backoff": BACKOFF,
         "max_retry_delay": timedelta(minutes=30),
         "execution_timeout": timedelta(hours=2),
         "on_failure_callback": notify,

@@ -150,7 +150,7 @@ def test_a_store_that_does_not_answer(
         monkeypatch.setenv(variable, value)
     ran = pipeline.archive("s3://no-such-bucket-anywhere/x")
     assert ran.code == 1
-    assert "there is no bucket no-such-bucket-anywhere; create it or set --uri to" in ran.err
+    assert "there is no bucket no-such-bucket-anywhere; create it or name another place" in ran.err
     assert "only folders and s3:// addresses can be written" in pipeline.archive("gs://x").err
 
 
