@@ -373,7 +373,10 @@ same. Each mart that passed its tests updates the asset `dbt://{DAG_ID}/marts/â€
     dbt = DbtTaskGroup(
         group_id="dbt",
         project_config=ProjectConfig(
-            manifest_path=HOME / "target" / "manifest.json", project_name="pinterest"
+            manifest_path=HOME / "target" / "manifest.json",
+            project_name="pinterest",
+            env_vars=environment(HOME, os.environ, DAG_ID),
+            install_dbt_deps=False,
         ),
         profile_config=ProfileConfig(
             profile_name="pinterest",
@@ -390,9 +393,7 @@ same. Each mart that passed its tests updates the asset `dbt://{DAG_ID}/marts/â€
             **RENDERED, node_converters={DbtResourceType.MODEL: in_layers()}
         ),
         operator_args={
-            "install_deps": False,
             "full_refresh": "{{ params.full_refresh }}",
-            "env": environment(HOME, os.environ, DAG_ID),
             "append_env": True,
         }
         # Looking takes a moment of a process that is there; being called back takes a process.
