@@ -19,7 +19,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -268,6 +268,60 @@ def _tables_in_bucket(lake: str) -> Iterator[tuple[str, str, str]]:
                 )
 
 
+def what_failed(results: Sequence[Any]) -> str:
+    """What went wrong in a command, in one sentence.
+
+    Args:
+        results: dbt's, of every node.
+
+    Returns:
+        The sentence; an empty text where nothing went wrong.
+    """
+    wrong = [
+        result
+        for result in results
+        if str(result.status) in ("error", "fail", "runtime error", "partial success")
+    ]
+    stale = [result for result in wrong if hasattr(result, "max_loaded_at")]
+    if stale:
+        return (
+            f"nothing has landed in {_and(_since(result) for result in stale)}; see why landing "
+            "brings nothing ('ingest status'), or change the freshness of the sources"
+        )
+    if not wrong:
+        return ""
+    if len(wrong) == 1:
+        said = " ".join(str(wrong[0].message or "").split()) or "it did not say why"
+        return f"{_called(wrong[0].node)} failed: {said}"
+    return f"{len(wrong)} of {len(results)} failed: {_and(_called(one.node) for one in wrong)}"
+
+
+def _since(result: Any) -> str:
+    """A source's table, and since when nothing has landed in it."""
+    if result.max_loaded_at.year == 1:  # how dbt writes that there is no row
+        return f"{_called(result.node)} ever"
+    hours = result.age / 3600
+    ago = f"{hours / 24:.0f} days" if hours >= 72 else f"{hours:.0f} hours"
+    limit = result.node.freshness.error_after
+    return (
+        f"{_called(result.node)} since {result.max_loaded_at:%Y-%m-%d %H:%M} UTC, {ago} ago "
+        f"({limit.count} {limit.period}s are allowed)"
+    )
+
+
+def _called(node: Any) -> str:
+    source = getattr(node, "source_name", "")
+    return f"{source}.{node.name}" if source else str(node.name)
+
+
+def _and(names: Iterable[str], most: int = 5) -> str:
+    """Names in a row, the first few of them."""
+    every = list(names)
+    more = [f"{len(every) - most} more"] if len(every) > most else []
+    shown = every[:most] + more
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if shown[1:] else shown)
+
+
 def main(arguments: list[str]) -> int:
     """Run several dbt commands in one process, which share the engine and the imports.
 
@@ -295,8 +349,11 @@ def main(arguments: list[str]) -> int:
         said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         print(f"dbt {' '.join(command)}: {said or 'done'} in {time.monotonic() - begun:.1f} s")
         if not outcome.success:
+            # The last line that is said: whoever runs this shows it as the reason.
             if outcome.exception:
                 print(f"error: {outcome.exception}", file=sys.stderr)
+            elif said := what_failed(results):
+                print(f"error: {said}", file=sys.stderr)
             return 2 if outcome.exception else 1
         command = []
     return 0
