@@ -25,6 +25,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 USER = "admin"
 #: Seconds that a request may take.
 _TIMEOUT = 30
+#: How often a request is made that finds Airflow's database busy.
+_TRIES = 30
 #: A run in one of these states goes on by itself.
 _GOING = ("queued", "running")
 
@@ -170,9 +172,14 @@ class Client:
             )
             self._check(signed)
             self._session.headers["Authorization"] = f"Bearer {signed.json()['access_token']}"
-        answer = self._session.request(
-            method, f"{self.address}/api/v2/{path}", timeout=_TIMEOUT, **what
-        )
+        for _ in range(_TRIES):
+            answer = self._session.request(
+                method, f"{self.address}/api/v2/{path}", timeout=_TIMEOUT, **what
+            )
+            # It could not get at its database, which one writes to at a time, and did nothing.
+            if answer.status_code != requests.codes.service_unavailable:
+                break
+            time.sleep(1)
         self._check(answer)
         return answer.json() if answer.content else None
 

@@ -49,6 +49,7 @@ class Local:
         ready: raises as long as it does not answer; a port may be open before that.
         port_variable: what chooses its port.
         end: ends it; whether it ran.
+        patience: how many seconds it may take until its port is open, and then until it answers.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Local:
     ready: Callable[[], object] = lambda: None
     port_variable: str = ""
     end: Callable[[Path], bool] = process.stop
+    patience: float = 90.0
 
     def up(self) -> int:
         """Start it, unless it runs, and wait until it answers.
@@ -69,11 +71,11 @@ class Local:
             ServerError: it does not start.
         """
         try:
-            pid = process.start(self.server())
+            pid = process.start(self.server(), self.patience)
         except process.PortTakenError as error:
             variable = self.port_variable or f"STACK_{self.name.upper()}_PORT"
             raise process.ServerError(f"{error} with {variable}") from error
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + self.patience
         while True:
             try:
                 self.ready()
@@ -158,6 +160,7 @@ def servers() -> dict[str, Local]:
             lambda: f"http://127.0.0.1:{AIRFLOW_PORT}",
             lambda: airflow_client().ready(),
             end=airflow.stop,
+            patience=300.0,
         ),
     ]
     return {server.name: server for server in known}
