@@ -133,13 +133,33 @@ def put(uri: str, body: bytes, content_type: str) -> None:
         content_type: what they are, ``text/html; charset=utf-8`` say.
 
     Raises:
-        LakeError: the address names no object, or the store does not take it.
+        LakeError: the address names no object, there is no such bucket, or the store does not
+            take it.
     """
     bucket, _, key = uri.removeprefix(_SCHEME).partition("/")
     if not bucket or not key or key.endswith("/"):
         raise LakeError(f"{uri} names no object; write s3://bucket/name")
     with explained(uri, bucket):
-        connect().put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type)
+        client = connect()
+        _look_into(client, bucket)
+        client.put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type)
+
+
+def _look_into(client: Any, bucket: str) -> None:
+    """Ask for a bucket before it is written to: there are stores that would make an absent one.
+
+    Who may write and not look may write nevertheless.
+
+    Raises:
+        Exception: the client's; there is no such bucket, or nobody answers.
+    """
+    from botocore.exceptions import ClientError
+
+    try:
+        client.list_objects_v2(Bucket=bucket, MaxKeys=1)
+    except ClientError as error:
+        if _code(error) not in _NO_ACCESS:
+            raise
 
 
 def _lets_one_through(bucket: str, prefix: str) -> bool:

@@ -1,4 +1,4 @@
-"""The report's commands: `python -m reporting page` and `python -m reporting answers`."""
+"""The report's commands: `python -m reporting page`, `docs` and `answers`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from ingestion.errors import LakeError
 from reporting.errors import ReportError
 
 app = typer.Typer(
@@ -101,7 +102,7 @@ def main() -> None:
     """Run the command line; what stops the report is told in one line, with exit code 1."""
     try:
         app(prog_name="python -m reporting")
-    except ReportError as error:
+    except (ReportError, LakeError) as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(1) from None
 

@@ -39,14 +39,15 @@ def dbt_docs(target: Path) -> str:
         target: dbt's target folder.
 
     Raises:
-        ReportError: it is not there.
+        ReportError: it is not there, or is no page.
     """
     page = target / "static_index.html"
     try:
-        return page.read_text(encoding="utf-8")
-    except OSError as error:
+        return page.read_bytes().decode()  # line ends stay as they are
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
         raise ReportError(
-            f"cannot read {page}: {error.strerror or error}; 'dbt docs generate --static' writes it"
+            f"cannot read {page}: {why}; run 'dbt docs generate --static', which writes it"
         ) from error
 
 
@@ -54,8 +55,8 @@ def _write(page: str, out: Path) -> None:
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(page)
+        with partial.open("wb") as file:
+            file.write(page.encode())
             file.flush()
             os.fsync(file.fileno())
         partial.replace(out)

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
+from ingestion.errors import LakeError
+from reporting import __main__
 from reporting.errors import ReportError
 from reporting.publishing import publish
 from tests.report.lakes import ESCAPE, SAMPLE, write_lake, write_mart
@@ -247,9 +249,41 @@ def test_the_dbt_docs_go_where_asked(tmp_path: Path) -> None:
     told = run("docs", "--target", target, "--out", out)
     assert_told(told, str(target / "static_index.html"), "dbt docs generate --static")
     target.mkdir()
-    (target / "static_index.html").write_text("all about ünder")
+    page = "all about ünder\r\nand over\n".encode()
+    (target / "static_index.html").write_bytes(page)
     assert run("docs", "--target", target, "--out", out).returncode == 0
-    assert out.read_text() == "all about ünder"
+    assert out.read_bytes() == page
+    (target / "static_index.html").write_bytes(b"\xff")
+    told = run("docs", "--target", target, "--out", out)
+    assert_told(told, str(target / "static_index.html"), "dbt docs generate --static")
+    assert out.read_bytes() == page
+
+
+def test_the_dbt_docs_are_dbts_target_folders(tmp_path: Path) -> None:
+    (tmp_path / "static_index.html").write_text("elsewhere")
+    done = subprocess.run(
+        [sys.executable, "-m", "reporting", "docs", "--out", tmp_path / "docs.html"],
+        cwd=ROOT,
+        env=os.environ | {"DBT_TARGET_PATH": str(tmp_path)},
+        check=False,
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "docs.html").read_text() == "elsewhere"
+
+
+def test_a_lake_that_cannot_be_used_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(**_: str) -> None:
+        raise LakeError("s3://nowhere: there is no bucket nowhere; create it")
+
+    monkeypatch.setattr(__main__, "app", stopped)
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        "error: s3://nowhere: there is no bucket nowhere; create it\n"
+    )
 
 
 @pytest.mark.parametrize(

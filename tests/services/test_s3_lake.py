@@ -20,6 +20,7 @@ from threading import Lock, Thread
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from ingestion import bucket, landing, maintenance
 from ingestion import lake as lake_module
@@ -34,6 +35,7 @@ from stack.process import free_port
 from tests import hostile, oracle
 from tests.commands.test_ingest_command import Done, ingest
 from tests.dbt.lakes import PIPELINE, InBucket, assert_oracle_agrees
+from tests.report.lakes import SAMPLE, write_lake
 from tests.services.conftest import client
 from tests.unit.test_lake import another, landed, piece
 from tests.unit.test_landing import TOPIC, Sink, assert_exactly_once, lines
@@ -480,28 +482,84 @@ def _objects(store: Any, topic: str) -> list[Any]:
 # ---------------------------------------------------------------------------- the pages
 
 
-def test_a_page_is_published_in_a_bucket(
-    place: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = "<!doctype html><p>zwölf Antworten</p>"
-    (tmp_path / "static_index.html").write_text(page)
+def reporting(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "reporting", *arguments],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
-    def docs(out: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "reporting", "docs", "--target", tmp_path, "--out", out],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
 
+def test_the_page_is_published_in_a_bucket(place: Bucket, tmp_path: Path) -> None:
+    lake = write_lake(tmp_path / "lake", SAMPLE)
+    out = f"s3://{place.name}/site/index.html"
+    done = reporting("page", "--lake", lake, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{out} (")
+    assert place.keys() == ["site/index.html"]
+    found = place.s3.get_object(Bucket=place.name, Key="site/index.html")
+    page = found["Body"].read().decode()
+    assert page.startswith("<!doctype html>")
+    assert page.rstrip().endswith("</html>")
+    assert "Côte d&#39;Or" in page or "Côte d'Or" in page
+    assert found["ContentType"] == "text/html; charset=utf-8"
+
+
+def test_the_dbt_docs_are_published_in_a_bucket(place: Bucket, tmp_path: Path) -> None:
+    page = "<!doctype html>\r\n<p>zwölf Antworten</p>\n".encode()
+    (tmp_path / "static_index.html").write_bytes(page)
     for _ in range(2):
-        assert docs(f"s3://{place.name}/site/docs.html").returncode == 0
+        out = f"s3://{place.name}/site/docs.html"
+        done = reporting("docs", "--target", tmp_path, "--out", out)
+        assert done.returncode == 0, done.stderr
     assert place.keys() == ["site/docs.html"]
     found = place.s3.get_object(Bucket=place.name, Key="site/docs.html")
-    assert found["Body"].read().decode() == page
+    assert found["Body"].read() == page
     assert found["ContentType"] == "text/html; charset=utf-8"
+
+
+def test_a_page_that_a_bucket_does_not_take(
+    place: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(out: str, *said: str) -> None:
+        done = reporting("docs", "--target", tmp_path, "--out", out)
+        refused(
+            Done(done.returncode, done.stdout.encode(), done.stderr), f"cannot write {out}: ", *said
+        )
+        assert "LAKE_URI" not in done.stderr
+
+    out = f"s3://{place.name}/docs.html"
+    done = reporting("docs", "--target", tmp_path, "--out", out)
+    refused(Done(done.returncode, done.stdout.encode(), done.stderr),
+            str(tmp_path / "static_index.html"), "run 'dbt docs generate --static'")  # fmt: skip
+    (tmp_path / "static_index.html").write_text("a page")
+    absent = f"s3://{place.name}-not/docs.html"
+    for _ in range(2):  # the first has not made it
+        told(absent, f"there is no bucket {place.name}-not; create it or name another")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
-    refused = docs(f"s3://{place.name}/site/docs.html")
-    assert refused.returncode == 1
-    assert "the store does not accept the credentials" in refused.stderr
-    assert refused.stderr.count("\n") == 1
+    told(out, "the store does not accept the credentials")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_port()}")
+    told(out, "no S3 store answers at http://127.0.0.1:", "start it or correct")
+    assert place.keys() == []
+
+
+def test_who_may_not_look_into_a_bucket_may_write_to_it(
+    place: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store here has no such policies; the client is told what AWS would answer."""
+
+    def may_not(*_: Any, **__: Any) -> None:
+        raise ClientError({"Error": {"Code": code}}, "ListObjectsV2")
+
+    made = bucket.connect()
+    monkeypatch.setattr(made, "list_objects_v2", may_not)
+    monkeypatch.setattr(bucket, "connect", lambda: made)
+    code = "AccessDenied"
+    bucket.put(f"s3://{place.name}/page", b"a page", "text/html")
+    assert place.keys() == ["page"]
+    code = "SlowDown"
+    with pytest.raises(LakeError, match="SlowDown"):
+        bucket.put(f"s3://{place.name}/another", b"a page", "text/html")
+    assert place.keys() == ["page"]
