@@ -268,6 +268,12 @@ def _tables_in_bucket(lake: str) -> Iterator[tuple[str, str, str]]:
                 )
 
 
+#: How dbt writes that there is no row, so that nothing has ever landed.
+NEVER = 1
+#: So many names are said, so many characters of a message.
+_NAMES, _LONGEST = 5, 300
+
+
 def what_failed(results: Sequence[Any]) -> str:
     """What went wrong in a command, in one sentence.
 
@@ -277,36 +283,89 @@ def what_failed(results: Sequence[Any]) -> str:
     Returns:
         The sentence; an empty text where nothing went wrong.
     """
-    wrong = [
-        result
-        for result in results
-        if str(result.status) in ("error", "fail", "runtime error", "partial success")
-    ]
+    failures = ("error", "fail", "runtime error", "partial success")
+    wrong = [result for result in results if str(result.status) in failures]
     stale = [result for result in wrong if hasattr(result, "max_loaded_at")]
-    if stale:
-        return (
-            f"nothing has landed in {_and(_since(result) for result in stale)}; see why landing "
-            "brings nothing ('ingest status'), or change the freshness of the sources"
-        )
+    others = [result for result in wrong if not hasattr(result, "max_loaded_at")]
+    return "; ".join(filter(None, [_failed(others, results), _landed_late(stale, "error_after")]))
+
+
+def what_warns(results: Sequence[Any]) -> str:
+    """Which sources are late, but not so late that it is a failure.
+
+    Args:
+        results: dbt's, of every node.
+
+    Returns:
+        The sentence; an empty text where none is.
+    """
+    late = [one for one in results if str(one.status) == "warn" and hasattr(one, "max_loaded_at")]
+    return _landed_late(late, "warn_after")
+
+
+def _failed(wrong: Sequence[Any], results: Sequence[Any]) -> str:
+    """Which nodes failed; of one, why."""
     if not wrong:
         return ""
     if len(wrong) == 1:
-        said = " ".join(str(wrong[0].message or "").split()) or "it did not say why"
-        return f"{_called(wrong[0].node)} failed: {said}"
-    return f"{len(wrong)} of {len(results)} failed: {_and(_called(one.node) for one in wrong)}"
+        return f"{_called(wrong[0].node)} failed: {_why(wrong[0].message)}"
+    kinds = {str(result.node.resource_type) for result in wrong}
+    kind = kinds.pop() if len(kinds) == 1 else ""
+    of = [result for result in results if not kind or str(result.node.resource_type) == kind]
+    what = f" {kind.replace('_', ' ')}s" if kind else ""
+    names = [_called(result.node) for result in wrong]
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return f"{len(wrong)} of {len(of)}{what} failed: {', '.join(names[:_NAMES])}{more}"
 
 
-def _since(result: Any) -> str:
-    """A source's table, and since when nothing has landed in it."""
-    if result.max_loaded_at.year == 1:  # how dbt writes that there is no row
-        return f"{_called(result.node)} ever"
-    hours = result.age / 3600
-    ago = f"{hours / 24:.0f} days" if hours >= 72 else f"{hours:.0f} hours"
-    limit = result.node.freshness.error_after
+def _why(message: str | None) -> str:
+    """The first line of a message that says more than where it happened."""
+    lines = [" ".join(line.split()) for line in (message or "").splitlines() if line.strip()]
+    # "Database Error in model stg_pin (its file)" is a heading, as far as anything follows.
+    said = lines[1] if lines[1:] and " Error in " in lines[0] else "".join(lines[:1])
+    if len(said) > _LONGEST:
+        said = f"{said[:_LONGEST]}…"
+    return said or "dbt does not say why"
+
+
+def _landed_late(late: Sequence[Any], threshold: str) -> str:
+    """In which tables nothing has landed for longer than a threshold, and what to do."""
+    if not late:
+        return ""
+    never = [result for result in late if result.max_loaded_at.year == NEVER]
+    since = [result for result in late if result.max_loaded_at.year != NEVER]
+    said = []
+    if never:
+        said.append(f"nothing has ever landed in {_and(_called(one.node) for one in never)}")
+    if since:
+        limits = {_limit(one, threshold) for one in since}
+        each = len(limits) > 1
+        told = ", and ".join(_since(one, threshold if each else "") for one in since)
+        most = "" if each else f"; more than {limits.pop()} is too long"
+        said.append(f"nothing has landed in {told}{most}")
+    files = _and(dict.fromkeys(one.node.original_file_path for one in late))
     return (
-        f"{_called(result.node)} since {result.max_loaded_at:%Y-%m-%d %H:%M} UTC, {ago} ago "
-        f"({limit.count} {limit.period}s are allowed)"
+        f"{', and '.join(said)}. See why landing brings nothing new (ingest status), or change "
+        f"the freshness in {files}"
     )
+
+
+def _since(result: Any, threshold: str) -> str:
+    """A source's table, since when nothing has landed in it, and the threshold if one is named."""
+    loaded = result.max_loaded_at
+    hours = round(result.age / 3600)
+    ago = _many(round(hours / 24), "day") if hours >= 72 else _many(hours, "hour")
+    said = f"{_called(result.node)} since {loaded.day} {loaded:%B %Y %H:%M} UTC, {ago} ago"
+    return f"{said} (more than {_limit(result, threshold)} is too long)" if threshold else said
+
+
+def _limit(result: Any, threshold: str) -> str:
+    limit = getattr(result.node.freshness, threshold)
+    return _many(limit.count, str(limit.period))
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _called(node: Any) -> str:
@@ -314,12 +373,9 @@ def _called(node: Any) -> str:
     return f"{source}.{node.name}" if source else str(node.name)
 
 
-def _and(names: Iterable[str], most: int = 5) -> str:
-    """Names in a row, the first few of them."""
+def _and(names: Iterable[str]) -> str:
     every = list(names)
-    more = [f"{len(every) - most} more"] if len(every) > most else []
-    shown = every[:most] + more
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if shown[1:] else shown)
+    return " and ".join([", ".join(every[:-1]), every[-1]] if every[1:] else every)
 
 
 def main(arguments: list[str]) -> int:
@@ -348,12 +404,15 @@ def main(arguments: list[str]) -> int:
         counts = Counter(str(getattr(result, "status", "done")) for result in results)
         said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         print(f"dbt {' '.join(command)}: {said or 'done'} in {time.monotonic() - begun:.1f} s")
+        if late := what_warns(results):
+            print(f"warning: {late}", file=sys.stderr)
         if not outcome.success:
-            # The last line that is said: whoever runs this shows it as the reason.
+            # One line, the last that is said: whoever runs this shows it as the reason.
             if outcome.exception:
-                print(f"error: {outcome.exception}", file=sys.stderr)
-            elif said := what_failed(results):
-                print(f"error: {said}", file=sys.stderr)
+                reason = " ".join(str(outcome.exception).split())
+            else:
+                reason = what_failed(results)
+            print(f"error: {reason or f'dbt {command[0]} failed'}", file=sys.stderr)
             return 2 if outcome.exception else 1
         command = []
     return 0

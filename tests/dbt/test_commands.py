@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tests.dbt.lakes import ROOT, Built, profiles
+
+#: So many tests look at nothing but what has landed.
+OWN_TESTS = 16
 
 
 def run(
@@ -66,37 +69,85 @@ def test_a_server_that_is_not_there_is_named_at_once(tmp_path: Path) -> None:
     assert "make spark" in said
 
 
-def test_a_stale_source_is_told_in_plain_words(tmp_path: Path) -> None:
+GATE = (sys.executable, "-m", "dbt_lake", "source", "freshness")
+PIN, GEO, USER = (
+    {"pin": [b'{"ind": 1, "category": "a"}']},
+    {"geo": [b'{"ind": 1, "country": "b"}']},
+    {"user": [b'{"ind": 1, "age": 20}']},
+)
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_sources_that_are_late_are_told_in_plain_words(tmp_path: Path) -> None:
+    """Fresh or late, late or stale; and what follows the gate runs only if it is open."""
     lake = Built(tmp_path)
-    lines = {"pin": [b'{"ind": 1, "category": "a"}'], "user": [b'{"ind": 1, "age": 20}']}
-    lake.land(lines, datetime(2026, 3, 1, 10, tzinfo=UTC))
-    gate = (sys.executable, "-m", "dbt_lake", "source", "freshness")
-    done = run(tmp_path, lake.uri, *gate)
-    assert done.returncode == 1
-    said = done.stderr.strip().splitlines()[-1]
-    assert said.startswith("error: nothing has landed in bronze.geo ever, ")
-    assert "bronze.pin since 2026-03-01 10:00 UTC, " in said
-    assert "days ago (50 hours are allowed) and bronze.user since" in said
-    assert "ingest status" in said
-    lake.land({**lines, "geo": [b'{"ind": 1, "country": "b"}']}, datetime.now(UTC))
+    now = datetime.now(UTC)
     tests = (",", "test", "--select", "source:*", "--indirect-selection", "cautious")
-    done = run(tmp_path, lake.uri, *gate, *tests)
+    lake.land(PIN, now - timedelta(hours=30))
+    lake.land(GEO, now)
+    lake.land(USER, now)
+    done = run(tmp_path, lake.uri, *GATE, *tests)
     assert done.returncode == 0, done.stdout + done.stderr
+    at = now - timedelta(hours=30)
+    assert last_line(done) == (
+        f"warning: nothing has landed in bronze.pin since {at.day} {at:%B %Y %H:%M} UTC, 30 hours "
+        "ago; more than 26 hours is too long. See why landing brings nothing new (ingest status), "
+        "or change the freshness in dbt_project/models/staging/_sources.yml"
+    )
+    assert "error:" not in done.stderr
+    # The sources' own tests; what also looks at a model waits for that.
     (tested,) = [line for line in done.stdout.splitlines() if line.startswith("dbt test")]
-    assert " pass in " in tested
+    assert f": {OWN_TESTS} pass in " in tested
     assert "not_null_bronze_pin_ind" in done.stdout
-    # What also looks at a model waits for that.
     assert "every_staged_post_has_landed" not in done.stdout
+    lake.land(PIN, now)
+    done = run(tmp_path, lake.uri, *GATE)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_a_stale_source_stops_what_follows(tmp_path: Path) -> None:
+    lake = Built(tmp_path)
+    now = datetime.now(UTC)
+    lake.land(PIN, datetime(2026, 3, 1, 10, tzinfo=UTC))
+    lake.land(USER, now - timedelta(hours=30))
+    done = run(tmp_path, lake.uri, *GATE, ",", "test", "--select", "source:*")
+    assert done.returncode == 1
+    assert "dbt test" not in done.stdout
+    warned, said = done.stderr.strip().splitlines()
+    assert warned.startswith("warning: nothing has landed in bronze.user since ")
+    assert said.startswith(
+        "error: nothing has ever landed in bronze.geo, and nothing has landed in bronze.pin since "
+        "1 March 2026 10:00 UTC, "
+    )
+    assert said.endswith(
+        " days ago; more than 50 hours is too long. See why landing brings nothing new (ingest "
+        "status), or change the freshness in dbt_project/models/staging/_sources.yml"
+    )
 
 
 def test_what_failed_is_the_last_line(tmp_path: Path) -> None:
     lake = Built(tmp_path)
-    lake.land({"pin": [b'{"ind": 1, "category": "a"}']}, datetime.now(UTC))
-    test = (sys.executable, "-m", "dbt_lake", "test", "--quiet", "--select")
-    done = run(tmp_path, lake.uri, *test, "not_null_stg_pin_ind")
+    lake.land(PIN, datetime.now(UTC))
+    dbt = (sys.executable, "-m", "dbt_lake")
+    done = run(tmp_path, lake.uri, *dbt, "test", "--quiet", "--select", "not_null_stg_pin_ind")
     assert done.returncode == 1
-    said = done.stderr.strip().splitlines()[-1]
-    assert said.startswith("error: not_null_stg_pin_ind failed: ")
-    done = run(tmp_path, lake.uri, *test, "not_null_stg_pin_ind", "unique_stg_pin_ind")
-    said = done.stderr.strip().splitlines()[-1]
-    assert said == "error: 2 of 2 failed: not_null_stg_pin_ind and unique_stg_pin_ind"
+    assert last_line(done).startswith("error: not_null_stg_pin_ind failed: Table not found: ")
+    both = ("not_null_stg_pin_ind", "unique_stg_pin_ind")
+    done = run(tmp_path, lake.uri, *dbt, "test", "--quiet", "--select", *both)
+    assert done.returncode == 1
+    assert last_line(done) == f"error: 2 of 2 tests failed: {', '.join(both)}"
+    done = run(tmp_path, lake.uri, *dbt, "run", "--quiet", "--select", "int_users")
+    assert done.returncode == 1
+    assert last_line(done).startswith("error: int_users failed: ")
+    assert " Error in model" not in last_line(done)
+
+
+def test_what_dbt_could_not_begin_is_one_line(tmp_path: Path) -> None:
+    dbt = (sys.executable, "-m", "dbt_lake")
+    done = run(tmp_path, tmp_path / "nowhere", *dbt, "run", "--quiet", "--select", "no:way")
+    assert done.returncode == 2
+    assert done.stderr == "error: Runtime Error 'no' is not a valid method name\n"
