@@ -328,6 +328,13 @@ def _why(message: str | None) -> str:
     return said or "dbt does not say why"
 
 
+def _plain(error: BaseException) -> str:
+    """What stopped dbt, on one line, without the heading that dbt puts over it."""
+    heading, _, said = str(error).strip().partition("\n")
+    text = said if heading.endswith(" Error") and said.strip() else str(error)
+    return " ".join(text.split())
+
+
 def _landed_late(late: Sequence[Any], threshold: str) -> str:
     """In which tables nothing has landed for longer than a threshold, and what to do."""
     if not late:
@@ -408,11 +415,8 @@ def main(arguments: list[str]) -> int:
             print(f"warning: {late}", file=sys.stderr)
         if not outcome.success:
             # One line, the last that is said: whoever runs this shows it as the reason.
-            if outcome.exception:
-                reason = " ".join(str(outcome.exception).split())
-            else:
-                reason = what_failed(results)
-            print(f"error: {reason or f'dbt {command[0]} failed'}", file=sys.stderr)
+            reason = _plain(outcome.exception) if outcome.exception else what_failed(results)
+            print(f"error: {reason or 'dbt does not say why'}", file=sys.stderr)
             return 2 if outcome.exception else 1
         command = []
     return 0

@@ -148,6 +148,10 @@ def test_what_failed_is_the_last_line(tmp_path: Path) -> None:
 
 def test_what_dbt_could_not_begin_is_one_line(tmp_path: Path) -> None:
     dbt = (sys.executable, "-m", "dbt_lake")
-    done = run(tmp_path, tmp_path / "nowhere", *dbt, "run", "--quiet", "--select", "no:way")
+    done = run(tmp_path, tmp_path / "nowhere", *dbt, "run", "--quiet")
     assert done.returncode == 2
-    assert done.stderr == "error: Runtime Error 'no' is not a valid method name\n"
+    assert done.stderr.startswith(f"error: {tmp_path}/nowhere holds no bronze tables; run 'ingest")
+    assert done.stderr.count("\n") == 1
+    done = run(tmp_path, tmp_path / "nowhere", *dbt, "run", "--nope")
+    assert done.returncode == 2
+    assert done.stderr == "error: No such option '--nope'.\n"
