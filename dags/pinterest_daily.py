@@ -375,7 +375,12 @@ same. Each mart that passed its tests updates the asset `dbt://{DAG_ID}/marts/â€
         project_config=ProjectConfig(
             manifest_path=HOME / "target" / "manifest.json",
             project_name="pinterest",
-            env_vars=environment(HOME, os.environ, DAG_ID),
+            # Each dbt process has a target folder of its own, in the copy that Cosmos makes.
+            env_vars={
+                **environment(HOME, os.environ, DAG_ID),
+                "DBT_TARGET_PATH": "target",
+                "DBT_LOG_PATH": "logs",
+            },
             install_dbt_deps=False,
         ),
         profile_config=ProfileConfig(

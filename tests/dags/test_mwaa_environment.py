@@ -64,7 +64,7 @@ def environment(
     subprocess.run(
         [
             sys.executable, "-m", "deploy.mwaa.upload", bucket, "--id", ID,
-            "--set", "PIPELINE_RETRIES=0", "--set", "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG=2",
+            "--set", "PIPELINE_RETRIES=1", "--set", "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG=2",
         ],
         cwd=ROOT, env={**os.environ, **store}, check=True,
     )  # fmt: skip

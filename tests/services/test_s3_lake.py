@@ -192,6 +192,7 @@ def test_landers_keep_tables_in_a_bucket_small(
 def refused(done: Done, *said: str) -> None:
     """One line on standard error says all this."""
     assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     for text in said:
