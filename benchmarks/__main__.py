@@ -21,6 +21,7 @@ from benchmarks import (
     kafka_landing,
     landing,
     memory,
+    orchestration,
     scale,
     starting,
 )
@@ -39,7 +40,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Where inputs and lakes are written.")] = Path(
         "benchmarks/data"
     ),
-    only: Annotated[str, typer.Option(help="landing, streams, building or starting.")] = "",
+    only: Annotated[str, typer.Option(help="landing, streams, building, starting or dag.")] = "",
 ) -> None:
     """Measure landing, building and starting on this machine; inputs are kept for the next time.
 
@@ -60,6 +61,9 @@ def main(
         lines += _build(work, sizes, engines, spark_up_to)
     if only in ("", "starting"):
         lines += _say("Starting", _start(work, runs))
+    if only in ("", "dag"):
+        largest = max(size for size in map(int, sizes.split(",")) if size <= 5)
+        lines += _say("The daily DAG", orchestration.measure(work, runs, largest))
     (work / "latest.md").write_text("\n".join(lines) + "\n")
     console.print(f"kept in {work / 'latest.md'}")
 

@@ -1,0 +1,186 @@
+"""The daily DAG beside the plain commands, what reading it costs, a day on a large lake."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import daily, grown
+from benchmarks.engines import Sail
+from benchmarks.process import run
+from stack import airflow, local, process
+
+DAG = "pinterest_daily"
+PROJECT = airflow.PROJECT
+PYTHON = sys.executable
+
+#: Reads the DAG's file in a process that has imported what it imports, as Airflow's have.
+READ = """
+import importlib.util, json, logging, sys, time
+logging.disable(logging.CRITICAL)
+spec = importlib.util.spec_from_file_location("pinterest_daily", sys.argv[1])
+seconds = []
+for _ in range(int(sys.argv[2]) + 1):
+    module = importlib.util.module_from_spec(spec)
+    begun = time.monotonic()
+    spec.loader.exec_module(module)
+    seconds.append(time.monotonic() - begun)
+print("READ", json.dumps([seconds[1:], len(module.dag.tasks)]))
+"""
+
+
+def measure(work: Path, runs: int, millions: int) -> Iterator[tuple[str, str]]:
+    """Measure and say; medians, the DAG and the plain commands in turn.
+
+    Args:
+        work: a folder to write into.
+        runs: days of the demo's data.
+        millions: of posts, for the day that brings nothing new.
+    """
+    yield from _reading(work, runs)
+    yield from _demo(work, runs)
+    yield from _quiet_day(work, millions)
+
+
+def _reading(work: Path, runs: int) -> Iterator[tuple[str, str]]:
+    """What reading the DAG's file costs, as it is and with twice as many models."""
+    home = work / "dag-read"
+    (home / "target").mkdir(parents=True, exist_ok=True)
+    for file in ("dbt_project.yml", "profiles.yml"):
+        shutil.copy(PROJECT / file, home / file)
+    subprocess.run(
+        [Path(PYTHON).with_name("dbt"), "parse", "--quiet", "--target-path", home / "parsed"],
+        cwd=PROJECT,
+        check=True,
+    )
+    manifest = json.loads((home / "parsed" / "manifest.json").read_text())
+    for called, content in (("", manifest), (", twice the models", _doubled(manifest))):
+        (home / "target" / "manifest.json").write_text(json.dumps(content))
+        read = run(
+            [PYTHON, "-c", READ, str(PROJECT / "dags" / f"{DAG}.py"), str(runs)],
+            {"PIPELINE_HOME": str(home), "AIRFLOW_HOME": str(home / "airflow")}
+            | {"AIRFLOW__COSMOS__ENABLE_TELEMETRY": "False"},
+        )
+        (line,) = [line for line in read.output.splitlines() if line.startswith("READ ")]
+        seconds, tasks = json.loads(line.removeprefix("READ "))
+        yield (
+            f"reading the DAG's file, {tasks} tasks{called}",
+            f"{statistics.median(seconds):.2f} s",
+        )
+
+
+def _doubled(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with a second copy of every model and test."""
+    prefixes = ("model.pinterest.", "test.pinterest.")
+
+    def second(name: str) -> str:
+        for prefix in prefixes:
+            if name.startswith(prefix):
+                return f"{prefix}second_{name.removeprefix(prefix)}"
+        return name
+
+    copies = {}
+    for name, node in manifest["nodes"].items():
+        parents = [second(parent) for parent in node["depends_on"]["nodes"]]
+        copies[second(name)] = {
+            **node,
+            "unique_id": second(name),
+            "name": f"second_{node['name']}",
+            "fqn": [*node["fqn"][:-1], f"second_{node['fqn'][-1]}"],
+            "depends_on": {**node["depends_on"], "nodes": parents},
+        }
+    return {**manifest, "nodes": manifest["nodes"] | copies}
+
+
+def _demo(work: Path, runs: int) -> Iterator[tuple[str, str]]:
+    """The demo's posts: the DAG, triggered to its end, and its commands one after another."""
+    folder = work / "dag-demo"
+    shutil.rmtree(folder, ignore_errors=True)
+    sink = folder / "sink"
+    run([PYTHON, "-m", "ingestion", "synth", "--posts", "11000", "--people", "7700",
+         "--out", str(sink)])  # fmt: skip
+    plain, dag, tasks = [], [], 0
+    for number in range(runs):
+        lake = {"LAKE_URI": str((folder / f"plain-{number}").resolve())}
+        page = ["-m", "reporting", "page", "--out", str(folder / "page.html")]
+        build = [str(Path(PYTHON).with_name("dbt")), "build", "--quiet"]
+        land = [PYTHON, "-m", "ingestion", "s3", "--uri", str(sink)]
+        plain.append(sum(run(each, lake).seconds for each in (land, build, [PYTHON, *page])))
+        with _airflow(folder, str(folder / f"dag-{number}"), f"s3 --uri {sink.resolve()}") as asked:
+            seconds, tasks = _run(asked)
+            dag.append(seconds)
+    one, other = statistics.median(plain), statistics.median(dag)
+    yield "ingest, dbt build, report, one after another", f"{one:.1f} s"
+    yield f"the DAG, {tasks} tasks, from its trigger to success", f"{other:.1f} s"
+    yield "the DAG's share", f"{other / one:.2f} times the commands"
+
+
+def _quiet_day(work: Path, millions: int) -> Iterator[tuple[str, str]]:
+    """A day on which nothing new has come."""
+    lake = work / f"dag-lake-{millions}"
+    if not lake.exists():
+        partial = lake.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        grown.grow(grown.base(work), partial, millions, 0, daily.DAYS)
+        Sail(work).run("full", partial)
+        partial.rename(lake)
+    empty = work / "dag-empty" / "topics"
+    empty.mkdir(parents=True, exist_ok=True)
+    with _airflow(work / "dag-quiet", str(lake), f"s3 --uri {empty.parent.resolve()}") as asked:
+        _run(asked)  # what was built by other code, or is to be compacted, is done once
+        seconds, _ = _run(asked)
+    yield f"a day that brings nothing, {millions} million posts", f"{seconds:.1f} s"
+
+
+@contextmanager
+def _airflow(folder: Path, lake: str, source: str) -> Iterator[airflow.Client]:
+    """An Airflow with the daily DAG on a lake."""
+    home = (folder / "airflow").resolve()
+    shutil.rmtree(home, ignore_errors=True)
+    port = process.free_port()
+    server = airflow.server(port, home)
+    settings = {
+        "LAKE_URI": str(Path(lake).resolve()),
+        "PIPELINE_SOURCES": source,
+        "PIPELINE_PUBLISH": str((folder / "published").resolve()),
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
+    }
+    client = airflow.Client(f"http://127.0.0.1:{port}", airflow.password(home))
+    known = local.Local(
+        "airflow",
+        home,
+        lambda: replace(server, env={**server.env, **settings}),
+        lambda: client.address,
+        client.ready,
+        end=airflow.stop,
+        patience=300,
+    )
+    try:
+        known.up()
+        client.wait_for_dag(DAG)
+        yield client
+    finally:
+        known.down()
+
+
+def _run(client: airflow.Client) -> tuple[float, int]:
+    """A run that is triggered now: seconds from that to its end, and its tasks.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    run_id = client.run_now(DAG)
+    if client.wait(DAG, run_id, 3600) != "success":
+        raise RuntimeError(f"{run_id} failed")
+    found = client.ask("GET", f"dags/{DAG}/dagRuns/{run_id}")
+    begun, ended = (datetime.fromisoformat(found[name]) for name in ("queued_at", "end_date"))
+    return (ended - begun).total_seconds(), len(client.tasks(DAG, run_id))
