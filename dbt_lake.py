@@ -410,7 +410,9 @@ def main(arguments: list[str]) -> int:
         results = getattr(outcome.result, "results", None) or []
         counts = Counter(str(getattr(result, "status", "done")) for result in results)
         said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-        print(f"dbt {' '.join(command)}: {said or 'done'} in {time.monotonic() - begun:.1f} s")
+        took = time.monotonic() - begun
+        # At once: where both streams go into one, what failed has to come after it.
+        print(f"dbt {' '.join(command)}: {said or 'done'} in {took:.1f} s", flush=True)
         if late := what_warns(results):
             print(f"warning: {late}", file=sys.stderr)
         if not outcome.success:

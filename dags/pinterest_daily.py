@@ -142,6 +142,8 @@ class PipelineOperator(BaseOperator):
         """
         self._hook = SubprocessHook()
         env = {**os.environ, **environment(HOME, os.environ, self.dag_id)}
+        # What a command says is in the log when it says it, and in the order it says it.
+        env["PYTHONUNBUFFERED"] = "1"
         for command in self.commands:
             result = self._hook.run_command([PYTHON, *shlex.split(command)], env, cwd=str(HOME))
             if result.exit_code:

@@ -38,8 +38,9 @@ def test_a_month_of_days_gives_what_one_landing_of_all_of_it_gives(tmp_path: Pat
     with daily.dbt() as dbt:
         for day, landed in in_days(lines, 30):
             daily.land(landed, datetime(day.year, day.month, day.day, 4, tzinfo=UTC))
-            dbt.succeed("run --quiet")
-        dbt.succeed("test --quiet")
+            # The marts are made anew whenever they are made: the last day's are all there is.
+            dbt.succeed("run --quiet --exclude marts")
+        dbt.succeed("build --quiet")
     whole.land(lines, datetime(2026, 4, 1, tzinfo=UTC))
     with whole.dbt() as dbt:
         dbt.succeed("run --quiet")
@@ -53,7 +54,7 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[airflow.Cli
     late = Deployment(folder / "dags", "late")
     late.install()
     # The schedule begins with today; what came before it is made up for afterwards.
-    (_, today), *before = in_days(posts(300, 6, folder / "posts"), 4)
+    (_, today), *before = in_days(posts(300, 6, folder / "posts"), 3)
     now = datetime.now(UTC).date()
     late.deliver(today, f"days/{now}", f"days/{now + timedelta(days=1)}")
     for day, lines in before:
@@ -69,8 +70,8 @@ def test_a_backfill_lands_each_day_s_records_and_builds(
     client.wait_for_dag(deployment.dag)
     today = client.run_now(deployment.dag)
     assert client.wait(deployment.dag, today, PATIENCE) == "success"
-    days = [FIRST + timedelta(days=day) for day in (1, 2, 3)]
-    runs = client.backfill(deployment.dag, days[0], days[-1])
+    days = [FIRST + timedelta(days=day) for day in (1, 2)]
+    runs = client.backfill(deployment.dag, *days)
     for run in runs:
         assert client.wait(deployment.dag, run, PATIENCE) == "success"
     assert [run[:20] for run in runs] == [f"backfill__{day}" for day in days]

@@ -146,6 +146,29 @@ def test_what_failed_is_the_last_line(tmp_path: Path) -> None:
     assert " Error in model" not in last_line(done)
 
 
+def test_what_failed_is_the_last_line_of_both_streams_together(tmp_path: Path) -> None:
+    lake = Built(tmp_path)
+    lake.land(PIN, datetime(2026, 3, 1, 10, tzinfo=UTC))
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        "LAKE_URI": str(lake.uri),
+        "DBT_PROFILES_DIR": str(profiles(tmp_path)),
+        "DBT_TARGET_PATH": str(tmp_path / "target"),
+        "DBT_LOG_PATH": str(tmp_path / "logs"),
+    }
+    done = subprocess.run(
+        GATE,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout.strip().splitlines()[-1].startswith("error: nothing has ever landed in ")
+
+
 def test_what_dbt_could_not_begin_is_one_line(tmp_path: Path) -> None:
     dbt = (sys.executable, "-m", "dbt_lake")
     done = run(tmp_path, tmp_path / "nowhere", *dbt, "run", "--quiet")
