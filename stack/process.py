@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import socket
 import subprocess
 import time
@@ -23,6 +24,9 @@ PATIENCE = 20.0
 
 #: By how much a clock may be corrected while a server runs, in seconds.
 _CORRECTION = 60.0
+
+#: Where `free_port` chooses: below what Linux (32768) and others (49152) give to any connection.
+_PORTS = range(20_000, 32_768)
 
 #: Ports that this process has from `free_port`; its own locks would let it take them twice.
 _given: set[int] = set()
@@ -77,10 +81,7 @@ def start(server: Server, timeout: float = 90.0) -> int:
     server.folder.mkdir(parents=True, exist_ok=True)
     running = find(server.folder)
     if running is None and listening(server.port):
-        raise PortTakenError(
-            f"port {server.port} of 127.0.0.1 is taken by another program; "
-            f"end it or choose another port for {server.name}"
-        )
+        raise _taken(server)
     if running is None:
         environ = {**os.environ, **server.env}
         with server.log.open("wb") as log:
@@ -98,8 +99,10 @@ def start(server: Server, timeout: float = 90.0) -> int:
             json.dumps({"pid": running.pid, "created": running.create_time()})
         )
     deadline = time.monotonic() + timeout
-    while not listening(server.port):
+    while not (listening(server.port) and _listens(running, server.port)):
         if not _alive(running):
+            if listening(server.port):
+                raise _taken(server)
             raise ServerError(f"{server.name} ended: {_last_words(server)}; see {server.log}")
         if time.monotonic() > deadline:
             stop(server.folder)
@@ -175,19 +178,51 @@ def listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def _listens(running: psutil.Process, port: int) -> bool:
+    """Whether a port that somebody listens at is a process' own, or that of one it started."""
+    try:
+        family = [running, *running.children(recursive=True)]
+        return any(
+            connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
+            for one in family
+            for connection in one.net_connections(kind="tcp")
+        )
+    except psutil.NoSuchProcess:
+        return False  # the next look finds one fewer
+    except psutil.AccessDenied:
+        return True  # a server may have given up this user's rights
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody has, and that nobody else is given by this function.
 
     It is this process' as long as it lives: a server takes seconds until it listens, and does not
-    while it is started again.
+    while it is started again. It is none of those that systems give to whoever asks for any.
+
+    Raises:
+        ServerError: every port is taken.
     """
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in _given and _reserve(port):
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        if port not in _given and _unused(port) and _reserve(port):
             _given.add(port)
             return port
+    raise ServerError(f"every port from {_PORTS[0]} to {_PORTS[-1]} of 127.0.0.1 is taken")
+
+
+def _unused(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _taken(server: Server) -> PortTakenError:
+    return PortTakenError(
+        f"port {server.port} of 127.0.0.1 is taken by another program; "
+        f"end it or choose another port for {server.name}"
+    )
 
 
 def _reserve(port: int) -> bool:

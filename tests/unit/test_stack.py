@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,6 +58,26 @@ def test_a_port_that_is_taken_is_named(folder: Path, tmp_path: Path) -> None:
             process.start(server(folder, port=other.port))
     finally:
         process.stop(tmp_path / "other")
+
+
+def test_a_port_that_is_taken_meanwhile_is_not_its_own(folder: Path, tmp_path: Path) -> None:
+    """Another program listens there before the server does, and the server cannot."""
+    late = server(folder, f"import time; time.sleep(1.5)\n{LISTEN}")
+    other = server(tmp_path / "other", port=late.port)
+    with ThreadPoolExecutor() as threads:
+        starting = threads.submit(process.start, late)
+        try:
+            time.sleep(0.5)
+            process.start(other)
+            with pytest.raises(process.PortTakenError, match=rf"port {late.port} .* is taken"):
+                starting.result(timeout=60)
+        finally:
+            process.stop(other.folder)
+
+
+def test_a_server_may_listen_by_one_that_it_starts(folder: Path) -> None:
+    script = f"import subprocess as s, sys; s.run([sys.executable, '-c', {LISTEN!r}, sys.argv[1]])"
+    process.start(server(folder, script), timeout=30)
 
 
 def test_a_server_that_ends_is_quoted(folder: Path) -> None:
