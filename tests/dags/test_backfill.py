@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from stack import airflow
+from tests.dags import postgres
 from tests.dags.deployments import Deployment, posts, running
 from tests.dbt.lakes import Built, assert_oracle_agrees
 
@@ -50,6 +51,7 @@ def test_a_month_of_days_gives_what_one_landing_of_all_of_it_gives(tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def late(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[airflow.Client, Deployment]]:
+    """An Airflow with its state in PostgreSQL, as configured; a deployment with three days."""
     folder = tmp_path_factory.mktemp("airflow")
     late = Deployment(folder / "dags", "late")
     late.install()
@@ -59,8 +61,11 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[airflow.Cli
     late.deliver(today, f"days/{now}", f"days/{now + timedelta(days=1)}")
     for day, lines in before:
         late.deliver(lines, f"days/{day}")
-    with running(folder / "home", late.dags, PIPELINE_SOURCES="s3 --uri days/{{ ds }}") as client:
-        yield client, late
+    settings = {"PIPELINE_SOURCES": "s3 --uri days/{{ ds }}"}
+    with postgres.serving(folder / "postgres") as database:
+        settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database
+        with running(folder / "home", late.dags, **settings) as client:
+            yield client, late
 
 
 def test_a_backfill_lands_each_day_s_records_and_builds(
