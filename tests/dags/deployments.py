@@ -130,8 +130,9 @@ def running(folder: Path, dags: Path, **settings: str) -> Iterator[airflow.Clien
         **server.env,
         **dict.fromkeys(FOREIGN),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
+        # The files are there from the beginning, and stay as they are.
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "3600",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
         "PIPELINE_RETRY_SECONDS": "1",
         **settings,

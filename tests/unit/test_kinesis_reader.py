@@ -115,12 +115,13 @@ class Reading:
         self.landed = landed or {}
         self.chunks: list[Chunk] = []
         self.notices: list[str] = []
+        first = next(iter(client.streams.values()))  # time goes on where it is deleted
         self.reader = KinesisReader(
             client,
             list(client.streams),
             lambda origin: self.landed.get(origin.app_id, 0),
             notice=self.notices.append,
-            clock=lambda: next(iter(client.streams.values())).now,
+            clock=lambda: first.now,
             **more,
         )
 
