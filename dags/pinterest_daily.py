@@ -29,6 +29,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,12 @@ from cosmos.constants import (
     TestBehavior,
 )
 from cosmos.dbt.graph import DbtNode
-from cosmos.operators.watcher import DbtProducerWatcherOperator
+from cosmos.operators._watcher.state import is_dbt_node_status_success, is_producer_task_terminated
+from cosmos.operators.watcher import (
+    DbtProducerWatcherOperator,
+    DbtRunWatcherOperator,
+    DbtTestWatcherOperator,
+)
 from packaging import version
 
 try:
@@ -240,6 +246,16 @@ def gates(nodes: Mapping[str, DbtNode]) -> Iterator[tuple[str, str]]:
                 yield test, model
 
 
+@contextmanager
+def as_first_try(instance: Any) -> Iterator[None]:
+    """Cosmos goes other ways at later tries; ours are its own business."""
+    tries, instance.try_number = instance.try_number, 1
+    try:
+        yield
+    finally:
+        instance.try_number = tries
+
+
 class BuildOperator(DbtProducerWatcherOperator):
     """The one dbt process that the models' tasks watch. When it is tried again it builds again.
 
@@ -251,11 +267,94 @@ class BuildOperator(DbtProducerWatcherOperator):
     def execute(self, context: Context, **kwargs: Any) -> Any:
         """Build; what it says of each model is what the models' tasks wait for."""
         instance: Any = context["ti"]
-        tries, instance.try_number = instance.try_number, 1
-        try:
+        instance.xcom_push(key=BUILT_FOR, value=_cleared(context))
+        with as_first_try(instance):
             return super().execute(context, **kwargs)
-        finally:
-            instance.try_number = tries
+
+
+#: Under this the building task says how often tasks of its run had been cleared when it began.
+BUILT_FOR = "built_for"
+
+
+def _cleared(context: Context) -> int:
+    return int(context["dag_run"].clear_number or 0)
+
+
+def course(*, first: bool, ended: bool, same: bool, passed: bool) -> str:
+    """What a watching task does when it looks.
+
+    Args:
+        first: whether this is its first try.
+        ended: whether the building task is over.
+        same: whether that began since tasks of the run were last cleared. If not, what it says is
+            of the tables as they were before.
+        passed: whether it has said that the model was built, or that the tests passed.
+
+    Returns:
+        ``read`` what the building task says, ``wait`` until it says it, or ``run`` dbt for this
+        model alone.
+    """
+    if same:
+        return "read" if first or passed or not ended else "run"
+    if ended:
+        return "run"
+    return "read" if first else "wait"
+
+
+class Watching:
+    """A task that watches the build, be it cleared with the building task or without it.
+
+    Cosmos has every task that was cleared start a dbt process once the build is over, and takes
+    what an earlier build said for this one's before it.
+    """
+
+    def poke(self: Any, context: Context) -> bool:
+        """Whether the model, or its tests, are done.
+
+        Raises:
+            AirflowException: they failed.
+        """
+        instance: Any = context["ti"]
+        first = instance.try_number == 1
+        if first and not _cleared(context):
+            return bool(super().poke(context))  # type: ignore[misc]
+        status = self._get_node_status(instance, context)
+        way = course(
+            first=first,
+            ended=is_producer_task_terminated(self._get_producer_task_status(context)),
+            same=instance.xcom_pull(self.producer_task_id, key=BUILT_FOR) == _cleared(context),
+            passed=is_dbt_node_status_success(status),
+        )
+        if way == "run":
+            return bool(self._fallback_to_non_watcher_run(instance.try_number, context))
+        if way == "wait":
+            return False
+        with as_first_try(instance):
+            return bool(super().poke(context))  # type: ignore[misc]
+
+
+class RunWatcher(Watching, DbtRunWatcherOperator):
+    """A model's task."""
+
+
+class TestWatcher(Watching, DbtTestWatcherOperator):
+    """The task of a model's tests."""
+
+    def _fallback_to_non_watcher_run(self, try_number: int, context: Context) -> bool:  # noqa: ARG002
+        # Not the tests that look at other models too: these are to be built again, perhaps.
+        name = DbtNode.get_resource_name_from_unique_id(self.model_unique_id)
+        self.build_and_run_cmd(
+            context, cmd_flags=["--select", name, "--indirect-selection", "cautious"]
+        )
+        return True
+
+
+#: Cosmos has no place to name classes of one's own.
+OURS: dict[type, type] = {
+    DbtProducerWatcherOperator: BuildOperator,
+    DbtRunWatcherOperator: RunWatcher,
+    DbtTestWatcherOperator: TestWatcher,
+}
 
 
 def in_layers() -> Callable[..., Any]:
@@ -286,9 +385,9 @@ def complete(dbt: DbtTaskGroup) -> None:
     nodes = dbt.dbt_graph.filtered_nodes
     for test, model in gates(nodes):
         dbt.tasks_map[test] >> dbt.tasks_map[model]
+    for task in dbt.iter_tasks():
+        task.__class__ = OURS.get(type(task), type(task))
     if producer := dbt.tasks_map.get(PRODUCER_WATCHER_TASK_ID):
-        # Cosmos has no place to name a class of one's own.
-        producer.__class__ = BuildOperator
         # The watcher reports a model's tests together, when the last has finished. Tests of several
         # models have tasks of their own: the models must not wait for them.
         own = {name for name in dbt.tasks_map if name.startswith("test.")}
@@ -303,6 +402,11 @@ def marts(dbt: DbtTaskGroup) -> Iterator[tuple[str, Any]]:
         if node.resource_type is DbtResourceType.MODEL and node.fqn[-2] == "marts":
             group: Any = dbt.tasks_map[name]
             yield node.name, group.children[f"{group.group_id}.test"]
+
+
+def tests(dbt: DbtTaskGroup) -> list[Any]:
+    """What the models' tasks and their tests end with."""
+    return [task for task in dbt.get_leaves() if PRODUCER_WATCHER_TASK_ID not in task.task_id]
 
 
 with DAG(
@@ -430,4 +534,7 @@ same. Each mart that passed its tests updates the asset `dbt://{DAG_ID}/marts/â€
         doc_md="Compaction, checkpoints, removal of files out of use. Runs whatever happened.",
     )
 
-    land >> freshness >> dbt >> [report, docs, maintain]
+    land >> freshness >> dbt >> maintain
+    # Not for the building task: where it failed, what failed may have been mended and run since.
+    for last in tests(dbt):
+        last >> [report, docs]

@@ -14,6 +14,7 @@ from stack import airflow
 from tests.dags.deployments import Deployment, kill, posts, running
 from tests.dbt.lakes import MARTS, assert_oracle_agrees
 
+FAILING = Path("dbt_project", "tests", "nobody_has_a_name.sql")
 #: Seconds that a run may take beside everything else that this machine does.
 PATIENCE = 900
 
@@ -75,10 +76,13 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 
 
 def add_failing_test(home: Path) -> None:
-    """A test of one staging table that never passes."""
-    (home / "dbt_project" / "tests" / "nobody_has_a_name.sql").write_text(
-        "select ind from {{ ref('stg_user') }}\n"
-    )
+    """A test of one table that never passes."""
+    (home / FAILING).write_text("select user_name from {{ ref('int_users') }}\n")
+
+
+def mend(home: Path) -> None:
+    """Now it passes."""
+    (home / FAILING).write_text("select user_name from {{ ref('int_users') }} where false\n")
 
 
 def test_a_day_lands_builds_tests_and_publishes(deployed: Deployed) -> None:
@@ -96,15 +100,15 @@ def test_any_task_can_be_run_again(deployed: Deployed) -> None:
     day = deployed.day
     run, _ = deployed.first
     tables = day.built.tables()
-    for again, downstream in [
-        ("dbt.marts.users_joined_by_year.run", False),
-        ("dbt.staging.stg_geo.test", False),
-        ("land", True),
-    ]:
+    model = "dbt.marts.users_joined_by_year.run"
+    for again, downstream in [("dbt.staging.stg_geo.test", False), (model, False), ("land", True)]:
         deployed.client.clear(day.dag, run, again, downstream=downstream)
         assert deployed.client.wait(day.dag, run, PATIENCE) == "success", again
         assert deployed.tries(day, run)[again] == 2
         assert day.built.tables() == tables, again
+        # A dbt process of its own builds a model that is run alone; otherwise one builds all.
+        alone = "1 of 1 START" in deployed.client.log(day.dag, run, model)
+        assert alone == (again == model), again
 
 
 def test_a_failing_test_stops_what_depends_on_its_model_and_nothing_else(
@@ -115,29 +119,45 @@ def test_a_failing_test_stops_what_depends_on_its_model_and_nothing_else(
     assert outcome == "failed"
     states = deployed.states(failing, run)
     ended = {state: {name for name in states if states[name] == state} for state in states.values()}
-    assert "dbt.staging.stg_user.test" in ended.pop("failed")
+    assert ended.pop("failed") == {"dbt.intermediate.int_users.test", "dbt.dbt_producer_watcher"}
     assert ended.pop("success") >= {
         "land",
         "freshness",
-        "dbt.staging.stg_user.run",
-        "dbt.staging.stg_pin.test",
-        "dbt.staging.stg_geo.test",
+        "dbt.intermediate.int_users.run",
+        "dbt.intermediate.int_posts.test",
         "dbt.marts.rejected_by_reason.test",
+        "dbt.marts.top_user_by_country.test",
         "maintain",
     }
     assert ended.pop("upstream_failed") >= {
-        "dbt.intermediate.int_posts.run",
-        "dbt.intermediate.int_users.run",
         "dbt.marts.users_joined_by_year.run",
-        "dbt.marts.data_quality.run",
+        "dbt.marts.users_joined_by_year.test",
+        "dbt.marts.median_followers_by_join_year.run",
         "report",
         "docs",
     }
     assert not ended
     assert not (failing.built.uri / "marts" / "users_joined_by_year").exists()
-    said = deployed.client.log(failing.dag, run, "dbt.staging.stg_user.test")
+    said = deployed.client.log(failing.dag, run, "dbt.intermediate.int_users.test")
     assert "failing_dag, " in said
-    assert "dbt.staging.stg_user.test failed" in said
+    assert "dbt.intermediate.int_users.test failed" in said
+
+
+def test_what_failed_is_mended_and_run_with_what_depends_on_it(deployed: Deployed) -> None:
+    failing = deployed.failing
+    run = deployed.client.runs(failing.dag)[0]["dag_run_id"]
+    before = deployed.states(failing, run)
+    assert before["dbt.intermediate.int_users.test"] == "failed"
+    mend(failing.home)
+    deployed.client.clear(failing.dag, run, "dbt.intermediate.int_users.test", downstream=True)
+    assert deployed.client.wait(failing.dag, run, PATIENCE) == "success"
+    after = deployed.states(failing, run)
+    assert {name for name in after if after[name] != "success"} == {
+        "dbt.dbt_producer_watcher",
+        "dbt.dbt_producer_watcher_done",
+    }
+    assert_oracle_agrees(failing.built)
+    assert (failing.home / "report" / "index.html").exists()
 
 
 def test_a_task_that_is_killed_is_tried_again_and_completes(deployed: Deployed) -> None:

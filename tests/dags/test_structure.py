@@ -110,6 +110,8 @@ def test_every_model_has_a_task_and_its_tests(dag: Any) -> None:
 def test_the_day_goes_from_landing_to_what_is_published(dag: Any) -> None:
     assert ancestors(dag, "freshness") == {"land"}
     assert dag.get_task("maintain").trigger_rule == "all_done"
+    # Whose failure may have been mended since.
+    assert not {name for name in ancestors(dag, "report") if "producer" in name}
     for last in ("report", "docs", "maintain"):
         assert ancestors(dag, last) >= {"land", "freshness"}
     assert "dbt.staging.stg_pin.test" in ancestors(dag, "dbt.marts.top_user_by_country.run")
@@ -244,3 +246,32 @@ def test_a_command_that_fails_says_why(home: Path, monkeypatch: pytest.MonkeyPat
     )
     with pytest.raises(Exception, match=r"error: no such thing \(exit code 1\)"):
         operator.execute({})
+
+
+@pytest.mark.parametrize(
+    ("first", "ended", "same", "passed", "way"),
+    [
+        # A day as it goes: told while the build goes on, and after it.
+        (True, False, True, False, "read"),
+        (True, True, True, True, "read"),
+        (True, True, True, False, "read"),  # that it failed
+        # Tried again with a build that goes on, or has come past it.
+        (False, False, True, False, "read"),
+        (False, True, True, True, "read"),
+        # It failed, and nobody builds any more.
+        (False, True, True, False, "run"),
+        # Cleared alone, or what it depends on was: the build was before that.
+        (False, True, False, True, "run"),
+        (True, True, False, False, "run"),
+        # Cleared with the building task, which has not begun again.
+        (False, False, False, True, "wait"),
+        # Another task was cleared while the build went on.
+        (True, False, False, True, "read"),
+    ],
+)
+def test_what_a_watching_task_does(
+    home: Path, monkeypatch: pytest.MonkeyPatch, first: bool, ended: bool, same: bool,
+    passed: bool, way: str,
+) -> None:  # fmt: skip
+    module = read(home, monkeypatch)
+    assert module.course(first=first, ended=ended, same=same, passed=passed) == way
