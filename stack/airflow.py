@@ -53,6 +53,8 @@ def environment(port: int, folder: Path, environ: Mapping[str, str] = os.environ
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__PARALLELISM": "16",
+        # A day is some fifteen tasks one after another, and each would wait for half a second.
+        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
         "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
         "API__HOST": "127.0.0.1",
