@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +20,18 @@ from typer.testing import CliRunner
 
 from stack import demo, local, process, spark
 from stack.__main__ import app as stack_command
+from tests.servers import eventually
 
 LISTEN = """
 import socket, sys, time
 server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 time.sleep(60)
+"""
+
+WAIT_FOR_ANOTHER = """
+import socket, sys, time
+while socket.socket().connect_ex(("127.0.0.1", int(sys.argv[1]))):
+    time.sleep(0.05)
 """
 
 
@@ -62,12 +68,12 @@ def test_a_port_that_is_taken_is_named(folder: Path, tmp_path: Path) -> None:
 
 def test_a_port_that_is_taken_meanwhile_is_not_its_own(folder: Path, tmp_path: Path) -> None:
     """Another program listens there before the server does, and the server cannot."""
-    late = server(folder, f"import time; time.sleep(1.5)\n{LISTEN}")
+    late = server(folder, WAIT_FOR_ANOTHER + LISTEN)
     other = server(tmp_path / "other", port=late.port)
     with ThreadPoolExecutor() as threads:
         starting = threads.submit(process.start, late)
+        eventually(lambda: process.find(folder).pid)  # type: ignore[union-attr]
         try:
-            time.sleep(0.5)
             process.start(other)
             with pytest.raises(process.PortTakenError, match=rf"port {late.port} .* is taken"):
                 starting.result(timeout=60)
