@@ -165,9 +165,13 @@ def _serve(pipe: Any) -> None:
         while True:
             question = pipe.recv()
             if isinstance(question, Order):
+                # A lander that is told to end before it has begun is to end, too: what is raised
+                # while a process is being forked goes nowhere.
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
                 pid = os.fork()
                 if not pid:
                     _be_lander(question, pipe)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
                 codes[pid] = None
                 pipe.send(pid)
                 continue
@@ -211,6 +215,7 @@ def _be_lander(order: Order, pipe: Connection) -> None:
     code = 70
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         pipe.close()
         log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)

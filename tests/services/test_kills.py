@@ -6,6 +6,7 @@ they land twice. `python -m benchmarks.kills` is the same with hundreds of kills
 
 from __future__ import annotations
 
+import signal
 import uuid
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from tests.services import kills
 from tests.services.conftest import client
 from tests.services.kills import Source
-from tests.services.landers import Nursery, Stage
+from tests.services.landers import Nursery, Order, Stage
 
 RECORDS = 20_000
 KILLS = 15
@@ -54,6 +55,21 @@ def test_nor_does_it_matter_where_the_lake_is(
     report = kills.run(kills.Objects(store), nursery, tmp_path, 8_000, 8, lake=lake)
     assert report.sound, report
     assert report.kills == 8
+
+
+def test_a_lander_that_is_told_to_end_before_it_has_begun_ends(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    (tmp_path / "topics").mkdir()
+    order = Order(
+        ["s3", "--uri", str(tmp_path), "--lake", str(tmp_path / "lake")],
+        tmp_path / "log",
+        tmp_path / "stages",
+        again=True,
+        rest=60,
+    )
+    for _ in range(200):
+        assert nursery.start(order).end(signal.SIGTERM) == -signal.SIGTERM
 
 
 def test_landers_without_the_check_land_records_twice(
