@@ -8,11 +8,11 @@ POSTS ?= 11000
 PEOPLE ?= 7700
 export LAKE_URI ?= ./lake
 
-# The first interpreter of a supported version that runs (a name on the path may be a shim that
-# does not).
-FIND_PYTHON = for python in python3.12 python3.11 python3; do \
-	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
-	&& { echo $$python; break; }; done
+# The newest supported interpreter that runs: a name on the path may be a shim that does not.
+# `make PYTHON=python3.12 …` names one.
+SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
+FIND_PYTHON = for python in $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3); do \
+	$$python -c '$(SUPPORTED)' 2>/dev/null && { echo $$python; break; }; done
 
 .PHONY: help install demo stack stack-down test lint lint-python lint-types lint-sql docs report \
 	spark spark-down spark-install airflow airflow-down stack-install \
