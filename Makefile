@@ -14,7 +14,11 @@ SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 FIND_PYTHON = for python in $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3); do \
 	$$python -c '$(SUPPORTED)' 2>/dev/null && { echo $$python; break; }; done
 
-.PHONY: help install demo stack stack-down test lint lint-python lint-types lint-sql docs report \
+# Containers often set it; without compiled files every dbt process takes seconds longer to start.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help install demo stack stack-down test test-all test-pythons lint lint-python lint-types \
+	lint-sql docs report \
 	spark spark-down spark-install airflow airflow-down stack-install \
 	services databricks mwaa-upload mwaa-install bench lock clean reset
 
@@ -34,8 +38,29 @@ demo: install sink/topics ## Invent posts, land, build, test, answer: everything
 	@echo "  target/static_index.html   the dbt docs"
 	@printf "  %-26s the Delta tables\n" "$(LAKE_URI)"
 
-test: $(VENV)/.dev profiles.yml ## Run every test
-	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+
+test: $(VENV)/.test profiles.yml ## Run the tests that need no server and no browser (minutes)
+	@echo "testing: rules, commands, report and one whole build against the oracle; about 3 minutes"
+	@$(PYTEST) --quick
+
+test-all: $(VENV)/.dev profiles.yml services ## Run every test, against real servers (a quarter of an hour)
+	@echo "testing: everything, with real servers; about 15 minutes on two cores"
+	@$(PYTEST)
+
+test-pythons: ## Unit tests and one build under every other supported Python found here
+	@main=$$($(FIND_PYTHON)); for version in 3.11 3.12 3.13 3.14; do \
+		if ! python$$version -c '' 2>/dev/null; then \
+			echo "Python $$version: not found here, not tested"; \
+		elif [ "$$(python$$version -V)" != "$$($$main -V)" ]; then \
+			echo "Python $$version: unit tests and one build"; \
+			$(MAKE) --no-print-directory PYTHON=python$$version VENV=.venvs/$$version test-python \
+				|| exit 1; \
+		fi; \
+	done
+
+test-python: $(VENV)/.test profiles.yml
+	@$(PYTEST) --quick tests/unit tests/dbt/test_builds.py -k "not elsewhere and not rebuilt"
 
 lint: lint-python lint-types lint-sql ## Check style, types, SQL and dbt deprecations
 
@@ -112,7 +137,7 @@ LOCK = pip compile --quiet --universal --generate-hashes --no-header --no-annota
 lock: ## Resolve the dependencies anew into requirements/
 	$(call INSTALL,$(LOCK) requirements/bootstrap.in -o requirements/bootstrap.txt) && \
 	"$$tools/bin/uv" $(LOCK) --group dev pyproject.toml -o requirements/dev.txt && \
-	for group in orchestration databricks; do \
+	for group in orchestration databricks test; do \
 		"$$tools/bin/uv" $(LOCK) -c requirements/dev.txt --group $$group pyproject.toml \
 			-o requirements/$$group.txt || exit 1; \
 	done && \
@@ -137,24 +162,37 @@ sink/topics: | install
 	@$(BIN)/ingest synth --posts $(POSTS) --people $(PEOPLE) --out sink.partial
 	@mkdir -p sink && mv sink.partial/topics sink/topics && rm -rf sink.partial
 
-# The installer lives in a folder of its own that goes when it is done: it is a tenth of what it
-# installs.
+# An interpreter that is named but is not that of $(VENV) gets a new one.
+ifdef PYTHON
+ifneq ($(shell $(BIN)/python -V 2>/dev/null),$(shell $(PYTHON) -V 2>/dev/null))
+$(shell rm -f $(VENV)/.base $(VENV)/.test $(VENV)/.dev $(VENV)/.bench $(VENV)/.databricks $(VENV)/.orchestration)
+endif
+endif
+
+# uv lives in a temporary folder during an installation: it is a tenth of what it installs.
 define INSTALL
 	@python=$$($(FIND_PYTHON)); [ -n "$$python" ] || { \
-		echo "error: no Python 3.11 or 3.12 found; install one, for instance with" \
-			"'apt-get install python3.11 python3.11-venv' or 'brew install python@3.12'" >&2; exit 1; }; \
+		echo "error: no Python 3.11, 3.12, 3.13 or 3.14 runs$(if $(PYTHON), as $(PYTHON)); install one," \
+			"for instance with 'apt-get install python3 python3-venv' or 'brew install python'" >&2; \
+		exit 1; }; \
 	tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT INT TERM && \
 	{ $$python -m venv "$$tools" >/dev/null || { \
 		echo "error: $$python cannot make a virtual environment;" \
-			"'apt-get install python3-venv' adds what it lacks" >&2; exit 1; }; } && \
+			"'apt-get install $${python##*/}-venv' adds what it lacks" >&2; exit 1; }; } && \
 	"$$tools/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
 		-r requirements/bootstrap.txt && \
-	{ [ -x $(BIN)/python ] || "$$tools/bin/uv" venv --quiet --python "$$tools/bin/python" $(VENV); } && \
+	{ [ "$$($(BIN)/python -V 2>/dev/null)" = "$$("$$tools/bin/python" -V)" ] || \
+		{ [ -z "$(PYTHON)" ] && $(BIN)/python -c '$(SUPPORTED)' 2>/dev/null; } || \
+		"$$tools/bin/uv" venv --quiet --clear --python "$$tools/bin/python" $(VENV); } && \
 	"$$tools/bin/uv" $(1)
 endef
 
-$(VENV)/.base $(VENV)/.databricks $(VENV)/.orchestration $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: requirements/%.txt pyproject.toml
-	$(call INSTALL,pip install --quiet --python $(BIN)/python --require-hashes \
+# On a terminal uv shows its own progress.
+QUIETLY = $$([ -t 2 ] || echo --quiet)
+
+$(VENV)/.base $(VENV)/.databricks $(VENV)/.orchestration $(VENV)/.test $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: requirements/%.txt pyproject.toml
+	@echo "installing $$(grep -c '^[a-z]' $<) packages into $(VENV): about a minute, more on a slow network"
+	$(call INSTALL,pip install $(QUIETLY) --python $(BIN)/python --require-hashes \
 		-r requirements/$*.txt) && "$$tools/bin/uv" pip install --quiet --python $(BIN)/python \
 		--no-deps --build-constraints requirements/bootstrap.txt -e .
 	@touch $@

@@ -11,6 +11,8 @@ import pytest
 from stack import process, s3
 from tests.servers import client, eventually, skip
 
+pytest_plugins = ["tests.selection"]
+
 #: The one reason for which a test may be skipped where everything has to run.
 _ABSENT_DATA = "../shared/data missing"
 

@@ -6,15 +6,18 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
 
 from reporting.answers import Report, report
 from reporting.marts import read_marts
 from reporting.page import render
 from reporting.publishing import publish
 from tests.report.lakes import SAMPLE, write_lake
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 NOW = datetime(2024, 5, 3, 12, 45, tzinfo=UTC)
 
@@ -62,6 +65,9 @@ def browser() -> Iterator[Browser]:
     executable = next(filter(None, map(shutil.which, names)), None)
     if executable is None:
         pytest.skip("chromium missing: apt-get install chromium")
+    # Imported here: the other tests of this folder run where no browser is.
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=executable,

@@ -7,10 +7,9 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Request
 
 from reporting.answers import Report, report
 from reporting.charts import charts, rejected
@@ -18,6 +17,9 @@ from reporting.marts import PopularCategoryByCountry, Rejected, TopUser
 from reporting.page import render
 from tests.report.conftest import NOW
 from tests.report.lakes import CATEGORIES, COUNTRIES, EMOJI, IMAGE, LONG, SAMPLE, SCRIPT
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Request
 
 SIZE_LIMIT = 1_500_000
 CHARTS = ["1", "2", "3", "3b", "4", "5", "6", "7", "8", "landed", "rejected"]
