@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -87,6 +87,20 @@ class Deployment:
                 (path / name).write_bytes(b"".join(line + b"\n" for line in lines[kind]))
         # The order of offsets alone decides what is the latest.
         self.built.know(lines, at=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def in_days(
+    lines: dict[str, list[bytes]], first: date, days: int
+) -> Iterator[tuple[date, dict[str, list[bytes]]]]:
+    """Lines in as many parts, each with its day; a part may have none of a kind."""
+    for day in range(days):
+        yield (
+            first + timedelta(days=day),
+            {
+                kind: found[len(found) * day // days : len(found) * (day + 1) // days]
+                for kind, found in lines.items()
+            },
+        )
 
 
 def posts(count: int, seed: int, folder: Path) -> dict[str, list[bytes]]:

@@ -1,22 +1,26 @@
-"""The daily DAG in a real Airflow: a day, the day again, a failing test, killed tasks."""
+"""The daily DAG in a real Airflow: a day, the day again, late days, a failing test, killed tasks."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 
 from stack import airflow
-from tests.dags.deployments import Deployment, kill, posts, running
+from tests.dags import postgres
+from tests.dags.deployments import Deployment, in_days, kill, posts, running
 from tests.dbt.lakes import MARTS, assert_oracle_agrees
 
 FAILING = Path("dbt_project", "tests", "nobody_has_a_name.sql")
 #: Seconds that a run may take beside everything else that this machine does.
 PATIENCE = 900
+#: A day of the past.
+FIRST = date(2026, 3, 1)
 
 
 @dataclass
@@ -25,10 +29,11 @@ class Deployed:
 
     Attributes:
         client: asks the Airflow.
-        day: nothing goes wrong in it.
+        day: nothing goes wrong in it; two days of the past wait for it.
         killed: its tasks are killed.
         failing: a test in it fails.
         first: the id of the first run of ``day``, and its outcome.
+        past: the records of two days that nothing has been run for, by day.
     """
 
     client: airflow.Client
@@ -36,6 +41,7 @@ class Deployed:
     killed: Deployment
     failing: Deployment
     first: tuple[str, str] = ("", "")
+    past: Sequence[tuple[date, dict[str, list[bytes]]]] = ()
 
     def run(self, deployment: Deployment) -> tuple[str, str]:
         """Run a deployment's DAG; the run's id and its outcome."""
@@ -60,19 +66,31 @@ class Deployed:
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """The first day of ``day`` has been run; the schedule begins with today."""
     folder = tmp_path_factory.mktemp("airflow")
     dags = folder / "dags"
     day, killed, failing = (Deployment(dags, name) for name in ("day", "killed", "failing"))
+    # The runs of today may begin after midnight.
+    today = datetime.now(UTC).date()
+    now = [f"days/{today}", f"days/{today + timedelta(days=1)}"]
     day.install()
-    day.deliver(posts(600, 1, folder / "day"))
+    (_, newest), *past = in_days(posts(600, 1, folder / "day"), FIRST, 3)
+    day.deliver(newest, *now)
     killed.install()
-    killed.deliver(posts(300, 2, folder / "killed"))
+    killed.deliver(posts(300, 2, folder / "killed"), *now)
     failing.install(add_failing_test)
-    failing.deliver(posts(100, 3, folder / "failing"))
-    with running(folder / "home", dags, PIPELINE_RETRIES="1") as client:
-        deployed = Deployed(client, day, killed, failing)
-        deployed.first = deployed.run(day)
-        yield deployed
+    failing.deliver(posts(100, 3, folder / "failing"), *now)
+    # A run that was triggered by hand has no logical date.
+    of = "{{ (dag_run.logical_date or dag_run.run_after) | ds }}"
+    settings = {"PIPELINE_RETRIES": "1", "PIPELINE_SOURCES": f"s3 --uri days/{of}"}
+    with postgres.serving(folder / "postgres") as database:
+        settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database
+        with running(folder / "home", dags, **settings) as client:
+            deployed = Deployed(client, day, killed, failing)
+            deployed.first = deployed.run(day)
+            # Not before: `day` holds what has landed, and these have not.
+            deployed.past = past
+            yield deployed
 
 
 def add_failing_test(home: Path) -> None:
@@ -109,6 +127,19 @@ def test_any_task_can_be_run_again(deployed: Deployed) -> None:
         # A dbt process of its own builds a model that is run alone; otherwise one builds all.
         alone = "1 of 1 START" in deployed.client.log(day.dag, run, model)
         assert alone == (again == model), again
+
+
+def test_a_backfill_lands_each_day_s_records_and_builds(deployed: Deployed) -> None:
+    day = deployed.day
+    days = [of for of, _ in deployed.past]
+    for of, lines in deployed.past:
+        day.deliver(lines, f"days/{of}")
+    runs = deployed.client.backfill(day.dag, days[0], days[-1])
+    for run in runs:
+        assert deployed.client.wait(day.dag, run, PATIENCE) == "success"
+    assert [run[:20] for run in runs] == [f"backfill__{of}" for of in days]
+    assert len(day.built.records["pin"]) > 500
+    assert_oracle_agrees(day.built)
 
 
 def test_a_failing_test_stops_what_depends_on_its_model_and_nothing_else(
