@@ -21,7 +21,7 @@ from deploy.mwaa.startup import ROOT
 
 DAG = "pinterest_daily"
 #: What the DAG finds in its folder, besides the profile and the manifest.
-PROJECT = ("dbt_project.yml", "dbt_lake.py", "dbt_project", "ingestion", "reporting")
+PROJECT = ("dbt_project.yml", "dbt_lake.py", "dbt_project", "ingestion", "reporting", "runner")
 STARTUP, REQUIREMENTS = "startup.sh", "requirements.txt"
 
 #: In the manifest, what says when and by whom it was made; the same project has the same manifest.

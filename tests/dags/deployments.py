@@ -21,7 +21,7 @@ from tests.dbt.lakes import PIPELINE, Built
 ROOT = Path(__file__).parents[2]
 
 #: What a deployment's folder holds of the project.
-PROJECT = ("dbt_project.yml", "dbt_lake.py", "dbt_project", "ingestion", "reporting")
+PROJECT = ("dbt_project.yml", "dbt_lake.py", "dbt_project", "ingestion", "reporting", "runner")
 
 #: What would lead a deployment elsewhere than into its own folder.
 FOREIGN = ("LAKE_URI", "PIPELINE_ID", "PIPELINE_HOME", "DBT_TARGET", "DBT_TARGET_PATH",

@@ -9,3 +9,4 @@ import dbt.adapters.spark  # noqa: E402
 import dbt.cli.main  # noqa: E402, F401
 
 import dbt_lake  # noqa: E402, F401
+import runner.commands  # noqa: E402, F401

@@ -17,12 +17,12 @@ import pyarrow as pa
 import yaml
 from deltalake import DeltaTable, QueryBuilder
 
-import dbt_lake
 from ingestion.bucket import engine_options
 from ingestion.lake import Lake
 from ingestion.landing import land_objects
 from ingestion.records import KINDS
 from ingestion.sources.s3 import open_store, parse_name
+from runner import commands
 from tests import oracle
 
 ROOT = Path(__file__).parents[2]
@@ -119,31 +119,35 @@ class Built:
         }
 
     @contextmanager
-    def dbt(self, parameters: Mapping[str, str] | None = None, **settings: str) -> Iterator[Dbt]:
+    def dbt(
+        self, parameters: Mapping[str, str] | None = None, project: Path = ROOT, **settings: str
+    ) -> Iterator[Dbt]:
         """A dbt process on this lake.
 
         Args:
             parameters: of the engine's session, besides those of the profile.
+            project: the folder of the dbt project.
             settings: further environment variables.
         """
         environment = {
             **os.environ,
             "LAKE_URI": str(self.uri),
             "DBT_PROFILES_DIR": str(profiles(self.folder, parameters)),
-            "DBT_PROJECT_DIR": str(ROOT),
+            "DBT_PROJECT_DIR": str(project),
             "DBT_TARGET_PATH": str(self.folder / "target"),
             "DBT_LOG_PATH": str(self.folder / "logs"),
             "DBT_QUIET": "true",
             "DBT_LOG_LEVEL_FILE": "info",
             **settings,
         }
-        if _parsed:
+        if _parsed and project == ROOT:
             environment["DBT_PARTIAL_PARSE_FILE_PATH"] = str(_parsed[0])
         with ProcessPoolExecutor(
             1, _processes, initializer=_begin, initargs=(environment,)
         ) as process:
             yield Dbt(process, self.folder / "logs" / "dbt.log")
-        _parsed.append(self.folder / "target" / "partial_parse.msgpack")
+        if project == ROOT:
+            _parsed.append(self.folder / "target" / "partial_parse.msgpack")
 
 
 @dataclass
@@ -173,7 +177,7 @@ class Dbt:
 
     def __call__(self, arguments: str) -> int:
         """Run commands, separated by a lone comma; give dbt's exit code back."""
-        return self.process.submit(dbt_lake.main, arguments.split()).result(timeout=900)
+        return self.process.submit(commands.main, arguments.split()).result(timeout=900)
 
     def succeed(self, arguments: str) -> None:
         """Run commands that must not fail."""
