@@ -21,3 +21,13 @@
 {% macro databricks__list_relations_without_caching(relation) -%}
     {{ return(dbt.databricks__list_relations_without_caching(relation)) }}
 {%- endmacro %}
+
+{% macro databricks__options_clause(catalog_relation=none) -%}
+    {{ dbt.databricks__options_clause(catalog_relation) }}
+{%- endmacro %}
+
+{% macro databricks__process_schema_changes(on_schema_change, source_relation, target_relation) -%}
+    {{ return(dbt.default__process_schema_changes(
+        on_schema_change, source_relation, target_relation
+    )) }}
+{%- endmacro %}

@@ -15,6 +15,7 @@ from deltalake import DeltaTable
 
 from stack import spark
 from tests import hostile, oracle
+from tests.dbt.changing import GROWING, VERSIONS, Project, assert_tables_follow, primitive
 from tests.dbt.lakes import INTERMEDIATE, MARTS, STAGING, Built, assert_oracle_agrees
 from tests.dbt.small_spark import serving
 
@@ -211,3 +212,19 @@ def test_a_server_with_another_lake_is_refused(
     with other.dbt(**server) as dbt:
         assert dbt("run") == 2
     assert not (other.uri / "staging").exists()
+
+
+def test_columns_of_models_change_on_spark_too(
+    pair: Pair, server: Mapping[str, str], tmp_path: Path
+) -> None:
+    lake, project = pair.spark.lake, Project(tmp_path / "project")
+    with lake.dbt(project=project.folder, **server) as dbt:
+        assert_tables_follow(lake, project, dbt)
+        project.write(VERSIONS["first"], full_refresh=True)
+        dbt.succeed(f"run --select {GROWING[1]}")
+        # Unlike the embedded engine, Spark adds columns to an incremental table.
+        project.write(VERSIONS["added"], rows=5, on_schema_change="append_new_columns")
+        dbt.succeed(f"run --select {GROWING[1]}")
+    first, added = VERSIONS["first"].columns, ("added", primitive("double"))
+    assert list(lake.types(*GROWING).items()) == [*first, added]
+    assert sorted(row["ind"] for row in lake.rows(*GROWING)) == [1, 2, 3, 4, 5]
