@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -12,6 +13,11 @@ from stack import process, s3
 from tests.servers import client, eventually, skip
 
 pytest_plugins = ["tests.selection"]
+
+# Containers often set this variable; then every process that a test starts compiles all it imports
+# (dbt alone takes 6.8 s instead of 3.2 s). Children have the environment as it is from here on.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 #: The one reason for which a test may be skipped where everything has to run.
 _ABSENT_DATA = "../shared/data missing"
