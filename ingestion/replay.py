@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from ingestion.bronze import RejectedRecord
 from ingestion.lake import REPLAYED_FIELDS, Lake
-from ingestion.records import KINDS, Kind, Reason, decode
+from ingestion.records import KINDS, Kind, Reason, decode, is_too_deep
 
 #: Records are replayed so many at a time, or so many bytes.
 _RECORDS = 10_000
@@ -52,9 +52,11 @@ class Replayed:
 
 def named_kind(raw: bytes) -> Kind | None:
     """The kind whose payload fields a record carries, None where it is not exactly one."""
+    if is_too_deep(raw):
+        return None
     try:
         given = _parse(raw).keys()
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     named = [kind for kind in KINDS.values() if given & kind.fields.keys()]
     return named[0] if len(named) == 1 else None

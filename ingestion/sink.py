@@ -28,7 +28,7 @@ import msgspec
 from ingestion.bucket import check_safe
 from ingestion.errors import LakeError, PipelineError, SourceError
 from ingestion.landing import Chunk
-from ingestion.records import is_blank
+from ingestion.records import is_blank, is_too_deep
 from ingestion.sources.s3 import Bucket, Folder, SinkObject, parse_name, read_lines
 from ingestion.streams import READ_SECONDS, Reader
 
@@ -56,11 +56,18 @@ def line_of(value: bytes) -> bytes:
         return SUBSTITUTE
     if b"\n" not in value and b"\r" not in value:
         return value
+    # Within strings they would not be JSON.
+    return _LINE_BREAK.sub(b" " if _is_json(value) else SUBSTITUTE, value)
+
+
+def _is_json(value: bytes) -> bool:
+    if is_too_deep(value):
+        return False
     try:
         msgspec.json.decode(value, type=msgspec.Raw)
-    except (msgspec.DecodeError, RecursionError):
-        return _LINE_BREAK.sub(SUBSTITUTE, value)
-    return _LINE_BREAK.sub(b" ", value)  # within strings they would not be JSON
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 class Target(Protocol):
@@ -407,9 +414,11 @@ def _alike(value: bytes, line: bytes) -> bool:
     """Whether a line may be a record's; another sink may have written the JSON differently."""
     if line_of(value) == line:
         return True
+    if is_too_deep(value) or is_too_deep(line):
+        return False
     try:
         return bool(msgspec.json.decode(value) == msgspec.json.decode(line))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return False
 
 

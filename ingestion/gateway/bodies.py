@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import msgspec
 
 from ingestion.gateway.answers import Reason, Refused
+from ingestion.records import MAX_DEPTH, is_too_deep
 
 #: The media type of the REST Proxy's requests with JSON records.
 KAFKA_TYPE = "application/vnd.kafka.json.v2+json"
@@ -15,6 +16,9 @@ KINESIS_TYPES = ("application/json", "application/x-amz-json-1.1")
 
 MAX_PARTITION = 2**31 - 1
 MAX_PARTITION_KEY = 256
+
+#: The levels of a request around a record: {"records":[{"value":…}]}, and {"Data":…}.
+_AROUND_MANY, _AROUND_ONE = 3, 1
 
 _NULL = msgspec.Raw(b"null")
 
@@ -93,9 +97,13 @@ def kafka_records(body: bytes, max_records: int) -> list[KafkaRecord]:
     Raises:
         Refused: the body is not what the REST Proxy takes.
     """
-    records = _decoded(_produce, body).records
-    _check_count(len(records), max_records)
-    return [_kafka_record(at, record) for at, record in enumerate(records)]
+    found = _decoded(_produce, body, _AROUND_MANY).records
+    _check_count(len(found), max_records)
+    records = [_kafka_record(at, record) for at, record in enumerate(found)]
+    # An object for each record, and most of them with an object in it.
+    objects = sum((record.value or b"").startswith((b"{", b"[")) for record in records)
+    _check_depth(body, _AROUND_MANY, len(records) - 1 + max(0, objects - 1))
+    return records
 
 
 def _kafka_record(at: int, record: _Record) -> KafkaRecord:
@@ -118,8 +126,9 @@ def kinesis_record(body: bytes, stream: str) -> KinesisRecord:
     Raises:
         Refused: the body is not what the resource takes.
     """
-    put = _decoded(_put_one, body)
+    put = _decoded(_put_one, body, _AROUND_ONE)
     _check_stream(put.StreamName, stream)
+    _check_depth(body, _AROUND_ONE)
     return _kinesis_record("", put)
 
 
@@ -129,17 +138,22 @@ def kinesis_records(body: bytes, stream: str, max_records: int) -> list[KinesisR
     Raises:
         Refused: the body is not what the resource takes.
     """
-    put = _decoded(_put_many, body)
+    put = _decoded(_put_many, body, _AROUND_MANY)
     _check_stream(put.StreamName, stream)
-    records = _one("Records", put.Records, put.records)
-    _check_count(len(records), max_records)
-    return [_kinesis_record(f"Records[{at}].", record) for at, record in enumerate(records)]
+    found = _one("Records", put.Records, put.records)
+    _check_count(len(found), max_records)
+    records = [_kinesis_record(f"Records[{at}].", record) for at, record in enumerate(found)]
+    _check_depth(body, _AROUND_MANY, len(records) - 1)
+    return records
 
 
 def _kinesis_record(place: str, put: _Put) -> KinesisRecord:
     raw = _one(f"{place}Data", _json_or_none(put.Data), _json_or_none(put.data))
     # Text that is JSON itself is what some clients send: it is the record, not a string with it.
-    data = _text.decode(raw).encode() if raw.startswith(b'"') else raw
+    data = raw
+    if raw.startswith(b'"'):
+        data = _text.decode(raw).encode()
+        _check_depth(data, 0)
     name = f"{place}PartitionKey"
     key = _one(name, _json_or_none(put.PartitionKey), _json_or_none(put.partition_key))
     return KinesisRecord(data, _partition_key(name, key))
@@ -178,16 +192,28 @@ def _check_count(count: int, most: int) -> None:
         )
 
 
-def _decoded(decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
+def _decoded(decoder: msgspec.json.Decoder[_T], body: bytes, around: int) -> _T:
     try:
         body.decode()  # values that are only passed on are not looked at otherwise
         return decoder.decode(body)
     except UnicodeDecodeError as error:
         raise _malformed(f"not UTF-8 at byte {error.start}") from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
+        # Which of the two a deep body meets depends on the interpreter.
+        _check_depth(body, around)
         raise _malformed(str(error)) from None
-    except RecursionError:
-        raise _malformed("it is nested too deeply") from None
+
+
+def _check_depth(text: bytes, around: int, siblings: int = 0) -> None:
+    """Refuse a record whose depth makes it malformed for landing.
+
+    Args:
+        text: the request's body, or a record.
+        around: levels of the request around a record.
+        siblings: see :func:`is_too_deep`.
+    """
+    if is_too_deep(text, MAX_DEPTH + around, siblings):
+        raise _malformed(f"a record is nested more than {MAX_DEPTH} levels deep")
 
 
 def _malformed(why: str) -> Refused:

@@ -13,6 +13,7 @@ from ingestion.gateway.bodies import (
     MAX_PARTITION_KEY,
 )
 from ingestion.gateway.limits import Limits
+from ingestion.records import MAX_DEPTH
 
 Json = dict[str, Any]
 
@@ -27,7 +28,10 @@ _STREAM_NAME: Json = {
 _POST: Json = {"index": 7528, "title": "A post", "category": "travel"}
 
 _SAID = {
-    Reason.MALFORMED: "The body is not JSON, or not in the form described.",
+    Reason.MALFORMED: (
+        "The body is not JSON, or not in the form described, or a record of it is nested more than "
+        f"{MAX_DEPTH} levels deep."
+    ),
     Reason.INVALID: "The body is in the form described, but not what can be sent.",
     Reason.FORBIDDEN: "The header x-api-key holds none of the API keys.",
     Reason.UNKNOWN: "There is no such topic or stream.",

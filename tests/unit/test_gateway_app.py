@@ -495,10 +495,12 @@ def texts(value: Any) -> list[str]:
     return [text for one in inside for text in texts(one)]
 
 
-@pytest.mark.parametrize(("depth", "statuses"), [(50, (200,)), (900, (200, 422)), (10**6, (422,))])
-def test_nesting(depth: int, statuses: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("depth", "status"), [(500, 200), (501, 422), (900, 422), (5_000, 422), (10**6, 422)]
+)
+def test_nesting(depth: int, status: int) -> None:
     async def test(gateway: Asked) -> None:
-        assert (await gateway.post(records("[" * depth + "]" * depth))).status in statuses
+        assert (await gateway.post(records("[" * depth + "]" * depth))).status == status
         assert (await gateway.post(records("1"))).status == 200
 
     asked(test)

@@ -17,6 +17,7 @@ from ingestion.gateway.bodies import (
     kinesis_record,
     kinesis_records,
 )
+from ingestion.records import KINDS, MAX_DEPTH, decode
 
 #: JSON texts that a parser that writes again what it has read would change.
 TEXTS = [
@@ -94,6 +95,76 @@ def test_a_body_that_is_no_request_to_a_topic(body: bytes) -> None:
     assert refused.reason is Reason.MALFORMED
     assert refused.message.startswith("Conversion of JSON to Object failed: ")
     assert len(refused.message) < 200
+
+
+def nested(levels: int) -> bytes:
+    """A record of so many levels, its own object among them."""
+    return b'{"ind":1,"title":"]}[{","extra":' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
+
+
+def landed(raw: bytes) -> bool:
+    """Whether landing takes a record; it is malformed otherwise."""
+    decoded = decode(KINDS["pin"], [raw])
+    assert [one.reason for one in decoded.rejected] in ([], ["malformed"])
+    return not decoded.rejected
+
+
+def kafka_value(body: bytes) -> bytes | None:
+    return kafka_records(body, 999)[-1].value
+
+
+def kafka_key(body: bytes) -> bytes | None:
+    return kafka_records(body, 999)[-1].key
+
+
+def kinesis_data(body: bytes) -> bytes:
+    return kinesis_record(body, "s").data
+
+
+def kinesis_last_data(body: bytes) -> bytes:
+    return kinesis_records(body, "s", 999)[-1].data
+
+
+@pytest.mark.parametrize("levels", [499, 500, 501, 503, 990, 1_500, 5_000, 9_000, 100_000])
+def test_a_record_is_refused_for_its_depth_where_landing_rejects_it(levels: int) -> None:
+    raw = nested(levels)
+    text = json.dumps(raw.decode()).encode()
+    flat = b'{"value":{"ind":1}},' * 600
+    escaped = b'{"Data":"\\u007b}","PartitionKey":"k"},' * 600
+    for take, body in (
+        (kafka_value, b'{"records":[{"value":%s}]}' % raw),
+        (kafka_value, b'{"records":[%s{"value":%s}]}' % (flat, raw)),
+        (kafka_key, b'{"records":[{"key":%s}]}' % raw),
+        (kinesis_data, b'{"Data":%s,"PartitionKey":"k"}' % raw),
+        (kinesis_data, b'{"Data":%s,"PartitionKey":"k"}' % text),
+        (kinesis_last_data, b'{"Records":[{"Data":%s,"PartitionKey":"k"}]}' % raw),
+        (kinesis_last_data, b'{"Records":[%s{"Data":%s,"PartitionKey":"k"}]}' % (escaped, raw)),
+        (kinesis_last_data, b'{"records":[{"data":%s,"partition-key":"k"}]}' % text),
+    ):
+        if levels <= MAX_DEPTH:
+            assert take(body) == raw
+            assert landed(raw)
+        else:
+            refused = refusal(take, body)
+            assert refused.reason is Reason.MALFORMED
+            assert refused.message.endswith("a record is nested more than 500 levels deep")
+            assert not landed(raw)
+
+
+@pytest.mark.parametrize("levels", [501, 990, 1_500, 5_000, 9_000])
+def test_fields_that_are_not_looked_at_are_not_nested_without_limit(levels: int) -> None:
+    """The decoder passes over them, as deep as the interpreter lets it."""
+    deep = b"[" * levels + b"]" * levels
+    body = b'{"Data":1,"PartitionKey":"k","other":%s}' % deep
+    assert refusal(kinesis_record, body, "s").reason is Reason.MALFORMED
+    body = b'{"Records":[{"Data":1,"PartitionKey":"k","other":%s}]}' % deep
+    assert refusal(kinesis_records, body, "s", 9).reason is Reason.MALFORMED
+
+
+def test_many_flat_records_are_not_deep() -> None:
+    value = json.dumps({"ind": 1, "title": '[[[{\\"', "tags": [["a", {}]] * 40}).encode()
+    body = b'{"records":[' + b",".join([b'{"value":%s}' % value] * 600) + b"]}"
+    assert kafka_records(body, 600) == [KafkaRecord(None, value, None)] * 600
 
 
 @pytest.mark.parametrize(

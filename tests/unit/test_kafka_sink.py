@@ -78,6 +78,10 @@ def a_sink(folder: Path, flush_size: int = 10, compress: bool = False) -> Sink:
         (b" \n\t", b"\x1a"),
         (b"not\rJSON", b"not\x1aJSON"),
         (b"[" * 2000 + b"\n", b"[" * 2000 + b"\x1a"),
+        (b"[" * 500 + b"\n" + b"]" * 500, b"[" * 500 + b" " + b"]" * 500),
+        # Malformed by the contract, whatever a decoder would make of it.
+        (b"[" * 501 + b"\n" + b"]" * 501, b"[" * 501 + b"\x1a" + b"]" * 501),
+        (b"[" * 5000 + b"\n" + b"]" * 5000, b"[" * 5000 + b"\x1a" + b"]" * 5000),
     ],
 )
 def test_every_value_takes_one_line(value: bytes, line: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ingestion import records
-from ingestion.records import KINDS, Decoded, Kind, decode, is_blank
+from ingestion.records import KINDS, Decoded, Kind, decode, is_blank, is_too_deep
 from tests import hostile, oracle
 from tests.oracle import Landed, Rejected, land
 
@@ -307,6 +308,40 @@ def test_the_deepest_nesting_that_lands(levels: int, opened: str) -> None:
     found = outcomes(PIN, [raw])
     assert found == expected(PIN, [raw])
     assert isinstance(found[0], Rejected if levels > 500 else Landed)
+
+
+@given(
+    st.lists(
+        st.sampled_from(['"', "\\", "[", "]", "{", "}", "a", "]" * 9, "[" * 9, '"[" ']), max_size=80
+    ),
+    st.integers(0, 12),
+)
+def test_depth_is_counted_outside_of_strings(parts: list[str], limit: int) -> None:
+    """The oracle removes strings with a regular expression; records.py counts with numpy."""
+    text = "".join(parts)
+    if not oracle.STRING.sub("", text).count('"') and "\\" not in oracle.STRING.sub("", text):
+        assert is_too_deep(text.encode(), limit) is (oracle._depth(text) > limit)
+
+
+def test_depth_of_text_that_is_not_json_is_decided_in_linear_time() -> None:
+    """A pattern for strings would try every escaped quote as the start of another one."""
+    raw = b'"' + b'\\"' * 2**16 + b"[" * 501
+    began = time.perf_counter()
+    assert not is_too_deep(raw)
+    assert decode(PIN, [raw]).rejected[0].reason == "malformed"
+    assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize("levels", [501, 990, 1_500, 9_000, 100_000])
+@pytest.mark.parametrize("field", ["extra", "ind", "title", "downloaded"])
+def test_no_decoder_sees_deep_nesting(levels: int, field: str) -> None:
+    """How deep one may recurse depends on the interpreter: 1,000 in 3.11, 10,000 in 3.13."""
+    whole = f'{{"ind": 1, "title": "x", "{field}": {"[" * (levels - 1) + "]" * (levels - 1)}}}'
+    torn = f'{{"{field}": {"[" * levels}'
+    for text in (whole, torn, "[" * levels, "[" * levels + "]" * levels):
+        (rejection,) = decode(PIN, [text.encode()]).rejected
+        assert rejection.reason == "malformed"
+        assert rejection.detail == "nested more than 500 levels deep"
 
 
 @pytest.mark.parametrize("raw", [b"", b" ", b"\r", b"\t \r\n", b"\x0b\x0c"])
