@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -105,3 +106,10 @@ def print_account(account: Any, gap: str = "they land when their object arrives"
         )
     if len(account.gaps) > 5:
         err.print(f"[yellow]warning:[/] {account.stream}: and {len(account.gaps) - 5:,} more gaps")
+
+
+def iso(value: Any) -> str:
+    """A time as JSON has it, for ``json.dumps(default=…)``."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"no JSON for {type(value)}")

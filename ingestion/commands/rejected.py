@@ -1,14 +1,112 @@
-"""`ingest rejected replay`: rejected records through the rules again."""
+"""`ingest rejected`: the records that could not land, shown and landed again."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import Annotated, Literal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 from rich.progress import MofNCompleteColumn
+from rich.table import Table
 
-from ingestion.console import JsonOption, LakeOption, fields, out, progress
+from ingestion.console import JsonOption, LakeOption, err, fields, iso, out, progress
+from ingestion.errors import PipelineError
+
+ReasonOption = Annotated[
+    Literal["malformed", "not_an_object", "invalid_key", "misrouted", "empty"] | None,
+    typer.Option(help="Only this reason."),
+]
+KindOption = Annotated[
+    Literal["pin", "geo", "user"] | None, typer.Option(help="Only this kind of record.")
+]
+
+
+def rejected_list(
+    lake: LakeOption = "./lake",
+    reason: ReasonOption = None,
+    kind: KindOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows at the most.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """List rejected records, the newest first, with the number that `show` takes."""
+    from ingestion.bronze import count_rejected, rejected
+
+    rows = list(rejected(lake, reason, kind, limit))
+    if as_json:
+        out.print_json(json.dumps([_rejected_json(row) for row in rows], default=iso))
+        return
+    total = count_rejected(lake, reason, kind)
+    if not total:
+        out.print("no record was rejected" + (" for this reason" if reason or kind else ""))
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("id", "reason", "detail", "raw"):
+        table.add_column(title, no_wrap=title != "detail", overflow="ellipsis")
+    for row in rows:
+        raw = row.raw[:60].decode(errors="backslashreplace")
+        reason_shown = f"{row.reason}, replayed" if row.replayed_at else row.reason
+        table.add_row(row.id, reason_shown, escape(row.detail), escape(raw.strip()))
+    out.print(table)
+    if total > len(rows):
+        out.print(f"… {total - len(rows):,} more; --limit shows them, export writes all")
+
+
+def rejected_show(
+    record: Annotated[str, typer.Argument(help="source/stream/partition/position", metavar="ID")],
+    lake: LakeOption = "./lake",
+    raw: Annotated[bool, typer.Option("--raw", help="Only the record's bytes.")] = False,
+) -> None:
+    """Show one rejected record with its raw bytes."""
+    from ingestion.bronze import rejected_record
+
+    row = rejected_record(lake, record)
+    if raw:
+        sys.stdout.buffer.write(row.raw)
+        sys.stdout.buffer.flush()
+        return
+    out.print(f"id        {escape(row.id)}")
+    out.print(f"kind      {row.kind}")
+    out.print(f"reason    {row.reason}: {escape(row.detail)}")
+    out.print(f"rejected  {row.landed_at:%Y-%m-%d %H:%M:%S} UTC")
+    if row.replayed_at:
+        out.print(f"replayed  {row.replayed_at:%Y-%m-%d %H:%M:%S} UTC")
+    out.print(f"raw       {len(row.raw):,} bytes")
+    out.print(escape(row.raw.decode(errors="backslashreplace")))
+
+
+def rejected_export(
+    lake: LakeOption = "./lake",
+    reason: ReasonOption = None,
+    kind: KindOption = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="The file; standard output by default.")
+    ] = None,
+) -> None:
+    """Write rejected records as JSON lines; `raw_base64` holds the exact bytes."""
+    from ingestion.bronze import rejected
+
+    rows = rejected(lake, reason, kind)
+    lines = (json.dumps(_rejected_json(row), default=iso, ensure_ascii=False) for row in rows)
+    if out_file is None:
+        for line in lines:
+            sys.stdout.write(line + "\n")
+        return
+    partial = out_file.with_name(out_file.name + ".partial")
+    count = 0
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            for line in lines:
+                file.write(line + "\n")
+                count += 1
+        partial.replace(out_file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise PipelineError(f"{out_file} cannot be written: {error.strerror}") from error
+    err.print(f"{out_file}: {count:,} records")
 
 
 def replay(
@@ -76,3 +174,13 @@ def replay(
     if account.elsewhere:
         line += f"  (another replay landed {account.elsewhere:,} meanwhile)"
     out.print(line)
+
+
+def _rejected_json(row: Any) -> dict[str, Any]:
+    import base64
+
+    plain = dataclasses.asdict(row)
+    raw = plain.pop("raw")
+    plain["raw"] = raw.decode(errors="backslashreplace")
+    plain["raw_base64"] = base64.b64encode(raw).decode()
+    return {"id": row.id, **plain}

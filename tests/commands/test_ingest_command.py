@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from ingestion import cli
 from ingestion.cli import main
 
 COMMANDS = [
@@ -107,6 +111,81 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str], tmp_path: Path) -> Non
     assert done.returncode == 2
     assert "Usage" in done.stderr or "Error" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["sttus"], "'status'"),
+        (["seed-databse"], "'seed-database'"),
+        (["kafak"], "'kafka'"),
+        (["rejected", "lst"], "'list'"),
+        (["rejected", "reply"], "'replay'"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_is_nearly_one_is_named(
+    arguments: list[str], near: str, tmp_path: Path
+) -> None:
+    done = ingest(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert f"No such command '{arguments[-1]}'. Did you mean" in done.stderr
+    assert near in done.stderr
+
+
+def test_the_version_is_the_package_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = ingest("--version", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"ingest {metadata.version('pinterest-data-pipeline')}\n"
+    monkeypatch.setattr(cli, "DISTRIBUTION", "no-such-distribution")
+    done = ingest("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "ingest (not installed as a package)\n")
+
+
+def test_help_groups_the_commands(tmp_path: Path) -> None:
+    """What most users come for is first, and every command is in one group."""
+    shown = ingest("--help", cwd=tmp_path).stdout
+    groups: dict[str, list[str]] = {}
+    for line in shown.splitlines():
+        if title := re.match(r"╭─ (.+?) ─", line):
+            names = groups.setdefault(title[1], [])
+        elif command := re.match(r"│ ([a-z][a-z0-9-]*) ", line):
+            names.append(command[1])
+    assert groups == {
+        "Options": [],
+        "Land records": ["s3", "kafka", "kinesis", "mysql"],
+        "Fill streams and the archive": ["gateway", "archive"],
+        "Invent posts": ["synth", "seed-database", "emulate"],
+        "Look after the lake": ["init", "status", "maintain", "rejected"],
+    }
+    assert {name for names in groups.values() for name in names} == {
+        command[0] for command in COMMANDS if command
+    }
+
+
+def test_shells_complete_commands_options_and_their_values() -> None:
+    for typed, offered in (
+        ("ingest st", ["status"]),
+        ("ingest rejected ex", ["export"]),
+        ("ingest rejected list --reas", ["--reason"]),
+        ("ingest rejected list --reason m", ["malformed", "misrouted"]),
+    ):
+        done = subprocess.run(
+            [Path(sys.executable).with_name("ingest")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            env={
+                **os.environ,
+                "_INGEST_COMPLETE": "complete_bash",
+                "COMP_WORDS": typed,
+                "COMP_CWORD": str(typed.count(" ")),
+            },
+        )
+        assert done.stdout.split() == offered
+        assert done.stderr == ""
 
 
 def test_a_summary_line_for_each_stream(landed: Path, tmp_path: Path) -> None:
