@@ -70,6 +70,12 @@ def upload(
     Only what changed is written, the DAG last. What others keep in the bucket is left alone.
     Running it again after it was cut short completes it.
     """
+    bucket = bucket.strip()
+    if not bucket:  # make passes on what it was not given
+        raise UploadError(
+            "BUCKET is not set; make mwaa-upload BUCKET=my-mwaa-bucket, with the name of the "
+            "environment's bucket"
+        )
     deployment = Deployment(pipeline)
     chosen = default_settings(bucket, pipeline) | parse_settings(
         [*_split(settings), *(setting or ())]

@@ -561,3 +561,22 @@ def test_make_passes_settings_on_as_they_are(tmp_path: Path) -> None:
         "-m", "deploy.mwaa.upload", "my-bucket", "--id", ID, "--settings", setting,
         "--secret", "A=b", "--secret", "C=d", "--delete", "--dry-run",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [[], ["BUCKET="], ["BUCKET=  "]], ids=["none", "empty", "blank"])
+def test_make_without_a_bucket_names_what_is_missing(given: list[str]) -> None:
+    done = subprocess.run(
+        [
+            "make", "--silent", "--old-file=install", "mwaa-upload",
+            f"BIN={Path(sys.executable).parent}", *given,
+        ],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "BUCKET"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2  # make's own, for a command that failed
+    assert done.stdout == ""
+    assert "error: BUCKET is not set; make mwaa-upload BUCKET=my-mwaa-bucket" in done.stderr
+    assert "Traceback" not in done.stderr
