@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from threading import Barrier
 from typing import Any
 
+from ingestion.address import is_bucket
 from ingestion.errors import LakeError
 
 _SCHEME = "s3://"
@@ -47,21 +48,6 @@ _PAUSE = 0.1
 #: What this process has found out, by the address and the store's.
 _reachable: set[tuple[str, str]] = set()
 _safe: set[tuple[str, str]] = set()
-
-
-def is_bucket(uri: str) -> bool:
-    """Whether an address names a place in a bucket, not a folder."""
-    return uri.startswith(_SCHEME)
-
-
-def normal(uri: str) -> str:
-    """An address without slashes at its end.
-
-    Raises:
-        LakeError: it names no bucket.
-    """
-    bucket, prefix = _parts(uri)
-    return f"{_SCHEME}{bucket}/{prefix}".rstrip("/")
 
 
 def engine_options(uri: str, environ: Mapping[str, str] = os.environ) -> dict[str, str] | None:
@@ -266,8 +252,6 @@ def connect(attempts: int = 4, connections: int = 10) -> Any:
 def _parts(uri: str) -> tuple[str, str]:
     """The bucket, and what the lake's keys in it begin with."""
     bucket, _, prefix = uri.removeprefix(_SCHEME).partition("/")
-    if not bucket:
-        raise LakeError(f"{uri} names no bucket; write s3://bucket or s3://bucket/prefix")
     return bucket, f"{prefix.strip('/')}/" if prefix.strip("/") else ""
 
 

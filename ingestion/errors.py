@@ -9,5 +9,9 @@ class LakeError(PipelineError):
     """A table or the lake's folder cannot be used as it is."""
 
 
+class AddressError(PipelineError):
+    """An address names no place that can be used."""
+
+
 class SourceError(PipelineError):
     """A source, or one object of it, cannot be read."""

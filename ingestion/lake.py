@@ -37,6 +37,7 @@ from deltalake import (
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from ingestion import bucket
+from ingestion.address import is_bucket, resolve
 from ingestion.errors import LakeError, PipelineError
 from ingestion.files import WRITER
 from ingestion.maintenance import shorten_log
@@ -162,16 +163,12 @@ class Lake:
         clock: the time a commit is stamped with, aware, UTC.
 
     Raises:
-        LakeError: the address is neither a folder's nor a bucket's.
+        AddressError: the address is neither a folder's nor a bucket's.
     """
 
     def __init__(self, uri: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self.uri = bucket.normal(uri) if bucket.is_bucket(uri) else uri.rstrip("/") or "/"
-        if "://" in self.uri.removeprefix("file://") and not bucket.is_bucket(self.uri):
-            # The engine knows more kinds of stores, but nobody has tried whether commits are safe.
-            raise LakeError(
-                f"{self.uri}: a lake is a folder or s3://bucket/prefix; set LAKE_URI to one"
-            )
+        # The engine knows more kinds of stores, but nobody has tried whether commits are safe.
+        self.uri = resolve(uri, "LAKE_URI")
         self.engine_options = bucket.engine_options(self.uri)
         self._clock = clock
         self._handles: dict[str, DeltaTable] = {}
@@ -233,7 +230,7 @@ class Lake:
                     raise
 
     def _refuse_files(self, table: str) -> None:
-        if "://" in self.uri:
+        if is_bucket(self.uri):
             return
         with explained(self.location(table)):
             for place in (Path(self.uri), Path(self.uri, BRONZE), Path(self.location(table))):
@@ -243,7 +240,7 @@ class Lake:
                     )
 
     def _make_folder(self, table: str) -> None:
-        if "://" in self.uri:
+        if is_bucket(self.uri):
             return
         folder = Path(self.location(table))
         try:
@@ -289,7 +286,7 @@ class Lake:
         return handle
 
     def _check_reachable(self) -> None:
-        if bucket.is_bucket(self.uri):
+        if is_bucket(self.uri):
             bucket.check_reachable(self.uri)
 
     def check_safe(self) -> None:
@@ -298,7 +295,7 @@ class Lake:
         Raises:
             LakeError: they are not, or the place cannot be written.
         """
-        if bucket.is_bucket(self.uri):
+        if is_bucket(self.uri):
             bucket.check_safe(self.uri)
 
     def offsets(self, table: str, origin: Origin) -> Offsets:

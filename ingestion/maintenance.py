@@ -22,6 +22,7 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.fs import DeltaStorageHandler
 from pyarrow.fs import FileInfo, FileSelector, FileType
 
+from ingestion.address import is_bucket
 from ingestion.merging import NO_HOOKS, File, files_of, merge_files
 
 #: How many of the newest commits stay in the log. Where the table lies in a folder, every commit
@@ -233,7 +234,7 @@ def tables_under(lake: str, options: Mapping[str, str] | None) -> list[str]:
         try:
             return _folders(storage, folder)
         except OSError:
-            if "://" in lake:
+            if is_bucket(lake):
                 raise
             return []
 

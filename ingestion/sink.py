@@ -25,6 +25,7 @@ from typing import IO, Any, Protocol
 
 import msgspec
 
+from ingestion.address import is_bucket, resolve
 from ingestion.bucket import check_safe
 from ingestion.errors import LakeError, PipelineError, SourceError
 from ingestion.landing import Chunk
@@ -149,7 +150,7 @@ class BucketTarget(Bucket):
 
     def __init__(self, uri: str, client: Any = None) -> None:
         try:
-            check_safe(uri)
+            check_safe(resolve(uri, "--uri"))
         except LakeError as error:
             raise SourceError(str(error).replace("LAKE_URI", "--uri")) from error
         super().__init__(uri, client)
@@ -196,12 +197,13 @@ class BucketTarget(Bucket):
 
 
 def open_target(uri: str) -> Target:
-    """The target that an address names: ``s3://…`` or a folder."""
-    if uri.startswith("s3://"):
-        return BucketTarget(uri)
-    if "://" in uri and not uri.startswith("file://"):
-        raise SourceError(f"{uri}: only folders and s3:// addresses can be written")
-    return FolderTarget(uri)
+    """The target that an address names: ``s3://…`` or a folder.
+
+    Raises:
+        AddressError: it names neither.
+        PipelineError: it cannot be written.
+    """
+    return BucketTarget(uri) if is_bucket(uri) else FolderTarget(uri)
 
 
 # --- what is written ----------------------------------------------------------------------------

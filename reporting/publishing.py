@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ingestion import bucket
-from ingestion.errors import LakeError
+from ingestion.address import is_bucket, resolve
+from ingestion.errors import AddressError, LakeError
 from reporting.errors import ReportError
 
 
@@ -21,11 +22,13 @@ def publish(page: str, out: str) -> None:
     Raises:
         ReportError: it cannot be written there.
     """
-    if "://" not in out:
-        _write(page, Path(out))
+    try:
+        place = resolve(out, "--out")
+    except AddressError as error:
+        raise ReportError(str(error)) from error
+    if not is_bucket(place):
+        _write(page, Path(place))
         return
-    if not bucket.is_bucket(out):
-        raise ReportError(f"cannot write {out}: name a file or s3://bucket/name with --out")
     try:
         bucket.put(out, page.encode(), "text/html; charset=utf-8")
     except LakeError as error:

@@ -78,8 +78,8 @@ def kinesis(
     from ingestion.streams import land_stream
 
     kinds = {f"streaming-{pipeline_id}-{kind.name}": kind for kind in KINDS.values()}
-    client = open_client(endpoint_url, region)
     target = Lake(lake)
+    client = open_client(endpoint_url, region)
     target.create()
     reader = KinesisReader(
         client,

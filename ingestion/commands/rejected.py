@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -83,26 +82,29 @@ def rejected_export(
     reason: ReasonOption = None,
     kind: KindOption = None,
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="The file; standard output by default.")
+        str | None,
+        typer.Option("--out", help="The file; standard output by default.", metavar="FILE"),
     ] = None,
 ) -> None:
     """Write rejected records as JSON lines; `raw_base64` holds the exact bytes."""
+    from ingestion.address import resolve_path
     from ingestion.bronze import rejected
 
+    file = None if out_file is None else resolve_path(out_file, "--out")
     rows = rejected(lake, reason, kind)
     lines = (json.dumps(_rejected_json(row), default=iso, ensure_ascii=False) for row in rows)
-    if out_file is None:
+    if file is None:
         for line in lines:
             sys.stdout.write(line + "\n")
         return
-    partial = out_file.with_name(out_file.name + ".partial")
+    partial = file.with_name(file.name + ".partial")
     count = 0
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8") as opened:
             for line in lines:
-                file.write(line + "\n")
+                opened.write(line + "\n")
                 count += 1
-        partial.replace(out_file)
+        partial.replace(file)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise PipelineError(f"{out_file} cannot be written: {error.strerror}") from error

@@ -46,9 +46,9 @@ def s3(
     from ingestion.records import KINDS
     from ingestion.sources.s3 import open_store
 
+    target = Lake(lake)
     store = open_store(uri)
     objects, ignored = _sink_objects(store, pipeline_id)
-    target = Lake(lake)
     target.create()
     accounts = []
     total = sum(item.size for items in objects.values() for item in items)

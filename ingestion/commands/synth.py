@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,7 +21,7 @@ from ingestion.errors import PipelineError
 
 def synth(
     out_folder: Annotated[
-        Path, typer.Option("--out", help="The folder to write `topics/` into.", metavar="FOLDER")
+        str, typer.Option("--out", help="The folder to write `topics/` into.", metavar="FOLDER")
     ],
     posts: Annotated[int, typer.Option(min=1, help="New posts, over all days.")] = 10_000,
     people: Annotated[
@@ -38,8 +37,10 @@ def synth(
     as_json: JsonOption = False,
 ) -> None:
     """Write invented posts as objects of the S3 sink's layout, with the flaws of real ones."""
+    from ingestion.address import resolve_path
     from ingestion.emulation.posts import FolderInUse, Plan, write_posts
 
+    folder = resolve_path(out_folder, "--out")
     try:
         plan = Plan(
             posts=posts,
@@ -54,7 +55,7 @@ def synth(
         raise typer.BadParameter(str(error)) from error
     try:
         with progress("inventing", posts, MofNCompleteColumn()) as advance:
-            summary = write_posts(out_folder, plan, advance)
+            summary = write_posts(folder, plan, advance)
     except FolderInUse as error:
         raise PipelineError(str(error)) from error
     except OSError as error:

@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from ingestion.address import is_bucket, resolve
 from ingestion.errors import SourceError
 from ingestion.offsets import Offsets
 
@@ -70,7 +71,7 @@ class Folder:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._root = Path(uri.removeprefix("file://"))
+        self._root = Path(resolve(uri, "--uri"))
 
     def list(self) -> Iterator[tuple[str, int]]:
         """Every file below ``topics/``, by name."""
@@ -123,11 +124,8 @@ class Bucket:
         from botocore.exceptions import BotoCoreError
 
         self.uri = uri
-        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        if not bucket:
-            raise SourceError(f"{uri} names no bucket; write s3://bucket or s3://bucket/prefix")
-        self._bucket = bucket
-        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._bucket, _, prefix = resolve(uri, "--uri").removeprefix("s3://").partition("/")
+        self._prefix = f"{prefix}/" if prefix else ""
         retries = Config(retries={"mode": "standard", "max_attempts": 5})
         try:
             self._client = client or boto3.session.Session().client("s3", config=retries)
@@ -162,12 +160,12 @@ class Bucket:
 
 
 def open_store(uri: str) -> Store:
-    """The store that an address names: ``s3://…`` or a folder."""
-    if uri.startswith("s3://"):
-        return Bucket(uri)
-    if "://" in uri and not uri.startswith("file://"):
-        raise SourceError(f"{uri}: only folders and s3:// addresses can be read")
-    return Folder(uri)
+    """The store that an address names: ``s3://…`` or a folder.
+
+    Raises:
+        AddressError: it names neither.
+    """
+    return Bucket(uri) if is_bucket(uri) else Folder(uri)
 
 
 def _not_the_layout(uri: str, why: str) -> str:

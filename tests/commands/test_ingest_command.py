@@ -329,6 +329,44 @@ def test_another_pipeline_is_named(landed: Path) -> None:
     assert not (landed / "other").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "setting"),
+    [
+        (["init", "--lake"], "LAKE_URI"),
+        (["status", "--lake"], "LAKE_URI"),
+        (["rejected", "list", "--lake"], "LAKE_URI"),
+        (["maintain", "--lake"], "LAKE_URI"),
+        (["s3", "--uri", "sink", "--lake"], "LAKE_URI"),
+        (["kafka", "--lake"], "LAKE_URI"),
+        (["kinesis", "--lake"], "LAKE_URI"),
+        (["mysql", "--lake"], "LAKE_URI"),
+        (["s3", "--uri"], "--uri"),
+        (["archive", "--uri"], "--uri"),
+        (["synth", "--out"], "--out"),
+        (["rejected", "export", "--out"], "--out"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistyped_address_makes_no_folder(
+    arguments: list[str], setting: str, tmp_path: Path
+) -> None:
+    done = ingest(*arguments, "s3//x", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        "error: s3//x is neither a path of this machine nor s3://bucket/prefix; "
+        f"did you mean s3://x? Correct {setting}\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistyped_lake_in_the_environment(tmp_path: Path) -> None:
+    done = ingest("init", cwd=tmp_path, LAKE_URI="s3:/bucket/lake")
+    assert done.returncode == 1
+    assert "did you mean s3://bucket/lake? Correct LAKE_URI" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_command_is_installed() -> None:
     done = subprocess.run(
         [Path(sys.executable).with_name("ingest"), "--help"],

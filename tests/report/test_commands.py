@@ -289,7 +289,6 @@ def test_a_lake_that_cannot_be_used_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        ("gs://bucket/index.html", "name a file or s3://bucket/name"),
         ("s3://bucket", "s3://bucket names no object"),
         ("s3://bucket/folder/", "s3://bucket/folder/ names no object"),
         ("s3://bucket/index.html", "no credentials were found"),
@@ -297,6 +296,26 @@ def test_a_lake_that_cannot_be_used_is_told_in_one_line(
 )
 def test_a_place_that_takes_no_page(lake: Path, out: str, said: str) -> None:
     assert_told(run("page", "--out", out, lake=lake), f"cannot write {out.split(':')[0]}:", said)
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("gs://bucket/index.html", "nor s3://bucket/prefix; correct --out"),
+        ("s3//bucket/index.html", "did you mean s3://bucket/index.html? Correct --out"),
+        ("s3:/bucket/index.html", "did you mean s3://bucket/index.html? Correct --out"),
+        ("file:/srv/index.html", "did you mean /srv/index.html? Correct --out"),
+    ],
+)
+def test_an_address_that_is_nearly_one_makes_no_folder(
+    lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ReportError, match=rf"^{re.escape(out)} is neither .*{re.escape(said)}$"):
+        publish("<html>", out)
+    assert sorted(tmp_path.iterdir()) == before
+    assert_told(run("page", "--out", out, lake=lake), said)
 
 
 def test_an_existing_mart_is_read_at_its_newest_version(tmp_path: Path) -> None:

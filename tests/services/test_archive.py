@@ -151,7 +151,10 @@ def test_a_store_that_does_not_answer(
     ran = pipeline.archive("s3://no-such-bucket-anywhere/x")
     assert ran.code == 1
     assert "there is no bucket no-such-bucket-anywhere; create it or name another place" in ran.err
-    assert "only folders and s3:// addresses can be written" in pipeline.archive("gs://x").err
+    assert (
+        "gs://x is neither a path of this machine nor s3://bucket/prefix; correct --uri"
+        in pipeline.archive("gs://x").err
+    )
 
 
 def test_killed_and_run_again_every_offset_is_there_once(

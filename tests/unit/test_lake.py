@@ -18,7 +18,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from ingestion import lake as lake_module
 from ingestion.bucket import engine_options
-from ingestion.errors import LakeError, SourceError
+from ingestion.errors import AddressError, LakeError, SourceError
 from ingestion.lake import REJECTED, SCHEMAS, Lake, Origin, Piece, explained
 from ingestion.offsets import Offsets
 from ingestion.records import KINDS, decode
@@ -366,8 +366,14 @@ def test_a_lake_where_something_else_lies(tmp_path: Path, place: str, said: str)
 @pytest.mark.parametrize("uri", ["s3a://b/lake", "S3://b/lake", "gs://b/lake", "az://b/lake"])
 def test_a_place_where_nobody_knows_whether_commits_are_safe(uri: str) -> None:
     """The engine would write there, and no one has tried the store out."""
-    with pytest.raises(LakeError, match=f"{uri}: a lake is a folder or s3://bucket/prefix; set L"):
+    with pytest.raises(AddressError, match=f"^{uri} is neither a path .*orrect LAKE_URI$"):
         Lake(uri)
+
+
+def test_a_lake_by_its_file_address_is_the_folder(tmp_path: Path) -> None:
+    Lake(f"file://{tmp_path}/lake/").create()
+    assert Lake(str(tmp_path / "lake")).create() == []
+    assert [path.name for path in tmp_path.iterdir()] == ["lake"]
 
 
 def test_a_lake_below_a_file(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestion.errors import SourceError
+from ingestion.errors import AddressError, SourceError
 from ingestion.offsets import Offsets
 from ingestion.sources import s3
 from ingestion.sources.s3 import Bucket, Folder, SinkObject, open_store, outstanding, parse_name
@@ -313,12 +313,13 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("gs://bucket/x", "only folders and s3:// addresses"),
+        ("gs://bucket/x", "is neither a path of this machine nor s3://bucket/prefix"),
         ("s3://", "names no bucket"),
+        ("s3//bucket/x", "did you mean s3://bucket/x"),
     ],
 )
 def test_addresses_that_no_store_is_for(uri: str, said: str) -> None:
-    with pytest.raises(SourceError, match=said):
+    with pytest.raises(AddressError, match=rf"^{uri} .*{said}.*--uri$"):
         open_store(uri)
 
 
