@@ -36,7 +36,7 @@ DatabaseOption = Annotated[
     ),
 ]
 PatienceOption = Annotated[
-    float, typer.Option(min=0, help="Seconds to wait for a server that is away.")
+    float, typer.Option(min=0, help="Seconds to wait for a server that goes away.")
 ]
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from ingestion.errors import SourceError
 
-#: How long a server that is away is waited for, in seconds, before a run ends.
+#: How long a server that went away is waited for, in seconds, before a run ends.
 PATIENCE = 60.0
 
 #: A server silent for longer is taken for lost; sorting a table without an index takes a while.
@@ -24,7 +24,9 @@ _GREETING_SECONDS = 30
 _LONGEST_PAUSE = 5.0
 # The protocol's error numbers.
 _NO_DATABASE = (1049, 1044)
-_NOT_ADMITTED = (1045, 1251, 1698, 2059)
+_NOT_ADMITTED = (1045, 1129, 1130, 1251, 1698, 2059)
+#: No server listens there, or there is no such host.
+_NOT_THERE = (2002, 2003)
 _NO_TABLE = (1142, 1146)
 #: Away, starting, stopping, crowded, or this connection was ended.
 _PASSING = frozenset([0, 1040, 1053, 1203, 1205, 1213, 1317, 1927, 2002, 2003, 2006, 2013, 2014])
@@ -42,7 +44,7 @@ class Database:
 
     Args:
         url: an address of SQLAlchemy's; it may hold a password and is never shown.
-        patience: seconds after which a server that stays away is an error.
+        patience: seconds after which a server that went away and stays away is an error.
         notice: told once, each time the server goes away.
         now: seconds of a clock that never goes back.
         sleep: waits some seconds.
@@ -90,6 +92,7 @@ class Database:
         self._driver: Any = None
         self._away_since: float | None = None
         self._attempts = 0
+        self._was_reached = False
 
     def connection(self) -> Connection:
         """The open connection, or a new one where there is none.
@@ -109,6 +112,7 @@ class Database:
                     f"{self.location}: {error}; look at what follows '?' in SOURCE_DATABASE_URL"
                 ) from error
             self._driver._read_timeout = _READ_SECONDS
+            self._was_reached = True
         return self._connection
 
     def another(self) -> Database:
@@ -126,7 +130,7 @@ class Database:
 
         Raises:
             SourceError: the statement cannot be executed.
-            DatabaseError: the server does not let us in, or stays away.
+            DatabaseError: the server does not let us in, is not there, or stays away.
         """
         while True:
             try:
@@ -145,6 +149,9 @@ class Database:
     def endure(self, error: DBAPIError) -> None:
         """Drop the connection and wait a moment, where trying again may help.
 
+        A server that was reached and is not there now may be restarting. One that was never reached
+        is an address that is wrong or a server that was not started.
+
         Raises:
             SourceError: it does not help.
             DatabaseError: it does not help with any table, or was tried for long enough.
@@ -153,6 +160,11 @@ class Database:
         number, said = _said(error)
         if number not in _PASSING and not error.connection_invalidated:
             raise self._explained(number, said) from error
+        if number in _NOT_THERE and not self._was_reached:
+            raise DatabaseError(
+                f"{self.location} cannot be reached: {said}; start the server ('make stack' starts "
+                "one on this machine), or correct host and port in SOURCE_DATABASE_URL or --url"
+            ) from error
         now = self._now()
         if self._away_since is None:
             self._away_since = now

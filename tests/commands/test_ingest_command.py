@@ -6,8 +6,10 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import metadata
@@ -358,6 +360,25 @@ def test_a_mistyped_address_makes_no_folder(
         f"did you mean s3://x? Correct {setting}\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["mysql", "emulate", "seed-database"])
+def test_a_database_that_is_not_there_is_named_without_delay(command: str, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        began = time.monotonic()
+        done = ingest(
+            command, cwd=tmp_path, SOURCE_DATABASE_URL=f"mysql://u:hunter2@{address}/pinterest"
+        )
+        seconds = time.monotonic() - began
+    assert done.returncode == 1
+    assert f"error: {address}/pinterest cannot be reached: " in done.stderr
+    assert "Connection refused" in done.stderr
+    assert "SOURCE_DATABASE_URL" in done.stderr
+    assert "warning" not in done.stderr
+    assert "hunter2" not in done.stderr + done.stdout
+    assert seconds < 30  # a server that went away is waited for twice as long
 
 
 def test_a_mistyped_lake_in_the_environment(tmp_path: Path) -> None:

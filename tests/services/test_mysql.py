@@ -415,18 +415,6 @@ def test_who_is_not_let_in_is_told_so_without_the_password(source: Source) -> No
     assert "Unknown database 'nowhere'; set another database" in ran.err
 
 
-def test_a_server_that_stays_away_is_waited_for_and_named(source: Source) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # nobody listens there
-        url = make_url(source.url).set(port=taken.getsockname()[1])
-        ran = source.ingest("--patience", "0.3", url=str(url))
-    assert ran.code == 1
-    warning, error = ran.err.splitlines()
-    assert warning.startswith("warning: 127.0.0.1:")
-    assert "could not be reached for 0 s" in error
-    assert "nothing is lost or repeated" in error
-
-
 class Line:
     """A line to the server on which connections break.
 
@@ -467,6 +455,9 @@ class Line:
                 end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        """Refuse connections from now on."""
+        with suppress(OSError):  # closed before
+            self._listener.shutdown(socket.SHUT_RDWR)  # or accept would take one more
         self._listener.close()
 
 
@@ -509,6 +500,25 @@ def test_a_server_that_does_not_come_back_ends_the_run(source: Source) -> None:
     before = len(source.landed())
     assert 2_000 <= before < 10_000  # what was read has landed
     assert source.lands() == {"landed": 20_000 - before}
+
+
+def test_a_server_that_was_reached_is_waited_for_though_it_refuses(source: Source) -> None:
+    """It may be restarting; one that was never reached is not waited for."""
+    source.tables()
+    source.put(*range(20_000), said="x" * 100)
+    line = Line(source.url, [500_000])
+    clock, pauses = count(0, 0.4), list[float]()
+    with pytest.raises(DatabaseError, match=r"could not be reached for 2 s: .*refused.*; start"):
+        land(
+            source,
+            url=line.url,
+            patience=2.0,
+            notice=lambda _: line.close(),
+            now=lambda: next(clock),
+            sleep=pauses.append,
+        )
+    assert len(pauses) > 2
+    assert source.landed()  # what was read before
 
 
 def test_a_run_sees_one_state_of_all_tables(source: Source) -> None:

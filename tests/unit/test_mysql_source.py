@@ -198,6 +198,38 @@ def test_a_server_that_accepts_and_says_nothing(monkeypatch: pytest.MonkeyPatch)
             Database(url, patience=0).run(lambda _: None)
 
 
+def never_waits(url: str) -> Database:
+    def wait(_: object) -> None:
+        raise AssertionError("it waits for a server that was never there")
+
+    return Database(url, notice=wait, sleep=wait)
+
+
+def test_a_server_that_is_not_there_is_not_waited_for() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        database = never_waits(f"mysql://u:hunter2@{address}/db")
+        for one in (database, database.another()):
+            with pytest.raises(DatabaseError, match="Connection refused") as refused:
+                one.run(lambda _: None)
+            assert str(refused.value).startswith(f"{address}/db cannot be reached: ")
+            assert str(refused.value).endswith(
+                "; start the server ('make stack' starts one on this machine), or correct host and "
+                "port in SOURCE_DATABASE_URL or --url"
+            )
+
+
+def test_a_host_that_is_not_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    said = r"^db.example:3306/db cannot be reached: .*Name or service not known.*; start the server"
+    with pytest.raises(DatabaseError, match=said):
+        never_waits("mysql://u:hunter2@db.example/db").run(lambda _: None)
+
+
 @pytest.mark.parametrize("scheme", ["mysql", "mysql+pymysql", "mariadb", "mysql+mysqldb"])
 def test_every_spelling_of_the_scheme_is_taken(scheme: str) -> None:
     assert Database(f"{scheme}://u:hunter2@host/db?charset=utf8mb4").location == "host:3306/db"
