@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,112 +17,270 @@ from rich.console import Console
 from benchmarks import (
     chart,
     commits,
-    daily,
     freshness,
     gateway,
-    grown,
     kafka_landing,
     landing,
     memory,
     orchestration,
+    process,
     scale,
     starting,
 )
-from benchmarks.engines import Sail
-from stack import spark
+from benchmarks.figures import Figure
+from benchmarks.grown import Size
+from benchmarks.sizes import FULL, SMALL, STEPS, Sizes
+from stack import kafka, spark
 
 console = Console(highlight=False, soft_wrap=True)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+#: Sizes that are one number, by name.
+NUMBERS = [
+    field.name for field in fields(Sizes) if not isinstance(getattr(FULL, field.name), tuple)
+]
+#: The largest lake on which a day that brings nothing is measured.
+_LARGEST_FOR_THE_DAG = 5_000_000
 
 
+@dataclass(frozen=True)
+class Request:
+    """What to measure, and where.
+
+    Attributes:
+        work: where inputs and lakes are written.
+        sizes: how much of each.
+        engines: names of Sail's peers.
+        spark_up_to: posts of the largest size for Spark.
+    """
+
+    work: Path
+    sizes: Sizes
+    engines: Sequence[str]
+    spark_up_to: int
+
+    @property
+    def lakes(self) -> list[Size]:
+        """The sizes to build."""
+        return [Size.of(millions, self.sizes.days) for millions in self.sizes.millions]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    Attributes:
+        title: its heading.
+        measure: gives its figures, one after another.
+        missing: what it lacks on this machine, with the remedy; None if nothing.
+    """
+
+    title: str
+    measure: Callable[[Request], Iterator[Figure]]
+    missing: Callable[[], str | None] = lambda: None
+
+
+def _no_airflow() -> str | None:
+    if importlib.util.find_spec("airflow"):
+        return None
+    return "Airflow is not installed: make .venv/.bench"
+
+
+def _landing(request: Request) -> Iterator[Figure]:
+    return landing.measure(request.work, request.sizes.landing_posts, request.sizes.runs)
+
+
+def _memory(request: Request) -> Iterator[Figure]:
+    return memory.measure(request.work, request.sizes.memory_posts, request.sizes.runs)
+
+
+def _kafka(request: Request) -> Iterator[Figure]:
+    sizes, peer = request.sizes, "spark" in request.engines
+    return kafka_landing.measure(request.work, sizes.kafka_posts, sizes.runs, peer=peer)
+
+
+def _gateway(request: Request) -> Iterator[Figure]:
+    sizes = request.sizes
+    return gateway.measure(request.work, sizes.gateway_requests, sizes.gateway_seconds)
+
+
+def _freshness(request: Request) -> Iterator[Figure]:
+    return freshness.measure(request.work, request.sizes.fresh_rate, request.sizes.fresh_seconds)
+
+
+def _commits(request: Request) -> Iterator[Figure]:
+    sizes = request.sizes
+    return commits.measure(
+        request.work, sizes.commits, sizes.commits_without_upkeep, sizes.commits_around
+    )
+
+
+def _building(request: Request) -> Iterator[Figure]:
+    engines = list(request.engines)
+    if "spark" in engines and (reason := spark.missing()):
+        console.print(f"  without Spark: {reason}")
+        engines.remove("spark")
+    results: list[scale.Result] = []
+    for result in scale.measure(
+        request.work, request.lakes, request.sizes.steps, engines, request.spark_up_to
+    ):
+        results.append(result)
+        scale.keep(results, request.work / "building.json")
+        what = f"{result.engine}, {chart.counted(result.posts)}: {chart.called(result)}"
+        yield Figure(what, result.cost.seconds, "{:.1f} s")
+        yield Figure(f"{what}, CPU", result.cost.cpu_seconds, "{:.1f} s")
+        yield Figure(f"{what}, peak memory", result.cost.peak_mb, "{:,.0f} MB")
+    yield from chart.ratios(results)
+    chart.draw(results, request.work / "building.png")
+    (request.work / "building.md").write_text("\n".join(chart.table(results)) + "\n")
+
+
+def _starting(request: Request) -> Iterator[Figure]:
+    return starting.measure(request.work, request.sizes.demo_posts, request.sizes.runs)
+
+
+def _dag(request: Request) -> Iterator[Figure]:
+    millions = [size for size in request.lakes if 1_000_000 <= size.total <= _LARGEST_FOR_THE_DAG]
+    large = max(millions, key=lambda size: size.total, default=None)
+    sizes = request.sizes
+    return orchestration.measure(request.work, sizes.runs, sizes.demo_posts, large)
+
+
+BENCHMARKS = {
+    "landing": Benchmark("Landing", _landing),
+    "memory": Benchmark("From memory to Delta", _memory),
+    "kafka": Benchmark("From Kafka to Delta", _kafka, kafka.missing),
+    "gateway": Benchmark("The gateway", _gateway, kafka.missing),
+    "freshness": Benchmark("How fresh bronze is", _freshness, kafka.missing),
+    "commits": Benchmark("Thousands of commits", _commits),
+    "building": Benchmark("Building", _building),
+    "starting": Benchmark("Starting", _starting),
+    "dag": Benchmark("The daily DAG", _dag, _no_airflow),
+}
+#: Names for several benchmarks.
+GROUPS = {"streams": ("memory", "kafka", "gateway", "freshness", "commits")}
+
+
+@app.command()
 def main(
-    sizes: Annotated[str, typer.Option(help="Sizes to build, in millions of posts.")] = "1,5,20",
+    only: Annotated[str, typer.Option(help=f"Some of: {', '.join([*BENCHMARKS, *GROUPS])}.")] = "",
+    small: Annotated[
+        bool, typer.Option("--small", help="Everything once on tiny data, to see that it runs.")
+    ] = False,
+    sizes: Annotated[
+        str, typer.Option(help="Sizes to build, in millions of posts.", show_default="1,5,20")
+    ] = "",
+    steps: Annotated[
+        str, typer.Option(help="Steps of building.", show_default=",".join(STEPS))
+    ] = "",
     engines: Annotated[str, typer.Option(help="Besides Sail, which always runs.")] = "duckdb,spark",
-    spark_up_to: Annotated[int, typer.Option(help="The largest size for Spark.")] = 5,
-    landing_posts: Annotated[int, typer.Option(help="Posts to land.")] = 1_000_000,
-    runs: Annotated[int, typer.Option(help="Runs of each landing, and of the start.")] = 3,
+    spark_up_to: Annotated[
+        float, typer.Option(help="The largest size for Spark, in millions of posts.")
+    ] = 5,
+    runs: Annotated[
+        int | None, typer.Option(help="Runs, of which medians are given.", show_default="3")
+    ] = None,
+    others: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=NUMBER", help=f"Another size: {', '.join(NUMBERS)}."),
+    ] = None,
     work: Annotated[Path, typer.Option(help="Where inputs and lakes are written.")] = Path(
         "benchmarks/data"
     ),
-    only: Annotated[str, typer.Option(help="landing, streams, building, starting or dag.")] = "",
 ) -> None:
-    """Measure landing, building and starting on this machine; inputs are kept for the next time.
+    """Measure on this machine; inputs are kept for the next time.
 
-    Example: python -m benchmarks --only building --sizes 1,5,20,100 --engines duckdb
+    Figures are printed, and kept in latest.md and latest.json of the folder --work.
+
+    Examples: python -m benchmarks --only building --sizes 1,5,20,100 --engines duckdb;
+    python -m benchmarks --only gateway --set gateway_seconds=300
     """
+    given: dict[str, Any] = {
+        "millions": tuple(map(float, _names(sizes))),
+        "steps": tuple(_known(steps, STEPS)),
+        "runs": runs,
+        **dict(map(_number, others or [])),
+    }
+    chosen = replace(
+        SMALL if small else FULL, **{name: value for name, value in given.items() if value}
+    )
+    request = Request(
+        work, chosen, _known(engines, ("duckdb", "spark")), round(spark_up_to * 1_000_000)
+    )
+    wanted = _known(only, (*BENCHMARKS, *GROUPS))
+    wanted = [name for each in wanted for name in GROUPS.get(each, (each,))] or list(BENCHMARKS)
     work.mkdir(parents=True, exist_ok=True)
-    lines = [f"{os.cpu_count()} cores, {_memory()} of memory, Python {platform.python_version()}"]
-    console.print(lines[0])
-    if only in ("", "landing"):
-        lines += _say("Landing", landing.measure(work, landing_posts, runs))
-    if only in ("", "streams"):
-        lines += _say("From memory to Delta", memory.measure(work, 200_000, runs))
-        lines += _say("From Kafka to Delta", kafka_landing.measure(work, 300_000, runs))
-        lines += _say("The gateway", gateway.measure(work, 4_000, 15))
-        lines += _say("How fresh bronze is", freshness.measure(work, 5_000, 60))
-        lines += _say("Thousands of commits", commits.measure(work))
-    if only in ("", "building"):
-        lines += _build(work, sizes, engines, spark_up_to)
-    if only in ("", "starting"):
-        lines += _say("Starting", _start(work, runs))
-    if only in ("", "dag"):
-        largest = max(size for size in map(int, sizes.split(",")) if size <= 5)
-        lines += _say("The daily DAG", orchestration.measure(work, runs, largest))
-    (work / "latest.md").write_text("\n".join(lines) + "\n")
-    console.print(f"kept in {work / 'latest.md'}")
+    _measure(request, wanted)
 
 
-def _build(work: Path, sizes: str, engines: str, spark_up_to: int) -> list[str]:
-    names = [name for name in engines.split(",") if name]
-    if "spark" in names and (reason := spark.missing()):
-        console.print(f"without Spark: {reason}")
-        names.remove("spark")
-    console.print("\nBuilding")
-    results = []
-    for result in scale.measure(work, [int(size) for size in sizes.split(",")], names, spark_up_to):
-        results.append(result)
-        console.print(
-            f"  {result.millions:>4} million  {result.step:<5} {result.engine:<7}"
-            f" {result.cost.seconds:8.1f} s  {result.cost.peak_mb:8,.0f} MB"
-            f"  {result.cost.written_mb:8,.0f} MB written"
-        )
-        scale.keep(results, work / "building.json")
-    chart.draw(results, work / "building.png")
-    said = chart.ratios(results)
-    for name, figure in said:
-        console.print(f"  {name:<50} {figure}")
-    rows = [f"| {name} | {figure} |" for name, figure in said]
-    return [
-        "",
-        "## Building",
-        "",
-        *chart.table(results),
-        "",
-        "| what | figure |",
-        "|---|---|",
-        *rows,
-    ]
+def _number(text: str) -> tuple[str, float]:
+    """A size's name and value.
+
+    Raises:
+        BadParameter: the name is unknown, or the value is no positive number.
+    """
+    name, _, value = text.partition("=")
+    _known(name, NUMBERS)
+    try:
+        number = type(getattr(FULL, name))(value)
+    except ValueError:
+        number = 0
+    if number <= 0:
+        raise typer.BadParameter(f"{name} is {value!r}; give a positive number")
+    return name, number
 
 
-def _start(work: Path, runs: int) -> Iterator[tuple[str, str]]:
-    lake = work / "lake-to-start"
-    if not lake.exists():
-        grown.grow(grown.base(work), lake, 1, daily.DAYS - 1, daily.DAYS - 1)
-        Sail(work).run("full", lake)
-    yield from starting.measure(lake, work, runs)
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _say(title: str, figures: Iterator[tuple[str, str]]) -> list[str]:
-    lines = ["", f"## {title}", "", "| what | figure |", "|---|---|"]
-    console.print(f"\n{title}")
-    for name, figure in figures:
-        console.print(f"  {name:<50} {figure}")
-        lines.append(f"| {name} | {figure} |")
-    return lines
+def _known(text: str, known: Sequence[str]) -> list[str]:
+    """The names in a text.
+
+    Raises:
+        BadParameter: one of them is unknown.
+    """
+    names = _names(text)
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"{name} is unknown; the names are {', '.join(known)}")
+    return names
 
 
-def _memory() -> str:
-    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB"
+def _measure(request: Request, wanted: Sequence[str]) -> None:
+    machine = _machine()
+    console.print(machine)
+    lines, found = [machine], {}
+    for name in dict.fromkeys(wanted):
+        benchmark = BENCHMARKS[name]
+        console.print(f"\n{benchmark.title}")
+        if reason := benchmark.missing():
+            console.print(f"  not measured: {reason}")
+            continue
+        lines += ["", f"## {benchmark.title}", "", "| what | figure |", "|---|---|"]
+        figures: dict[str, float] = {}
+        for figure in benchmark.measure(request):
+            console.print(f"  {figure.name:<60} {figure.text}")
+            lines.append(f"| {figure.name} | {figure.text} |")
+            figures[figure.name] = figure.value
+        found[name] = figures
+        (request.work / "latest.md").write_text("\n".join(lines) + "\n")
+        kept = {"machine": machine, "figures": found}
+        (request.work / "latest.json").write_text(json.dumps(kept, indent=1) + "\n")
+    console.print(f"\nkept in {request.work / 'latest.md'} and latest.json")
+
+
+def _machine() -> str:
+    """The machine, the interpreter, and whether measured processes find Python compiled."""
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    how = "compiled" if process.compiled() else "compiled anew by each process"
+    if os.environ.get(process.NOT_COMPILED):
+        how += f" ({process.NOT_COMPILED} is set here and unset for what is measured)"
+    return (
+        f"{os.cpu_count()} cores, {memory_gb:.0f} GB of memory, "
+        f"Python {platform.python_version()}, {how}"
+    )
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -11,46 +11,45 @@ from unittest.mock import patch
 
 import pyarrow as pa
 
+from benchmarks.figures import Figure
 from ingestion import lake as landing_lake
 from ingestion.lake import Lake, Origin, Piece
 from ingestion.records import KINDS, decode
 
-COMMITS = 10_000
-#: Without upkeep each commit costs more than the one before: fewer tell as much.
-COMMITS_WITHOUT = 1_000
-#: Commits on both sides of the one that is looked at.
-AROUND = 100
 RECORDS = 50
 KIND = KINDS["geo"]
 ORIGIN = Origin("kafka", "benchmark.geo", "0")
 
 
-def measure(work: Path, commits: int = COMMITS) -> Iterator[tuple[str, str]]:
-    """Measure and say, figure by figure.
+def measure(work: Path, commits: int, without_upkeep: int, around: int) -> Iterator[Figure]:
+    """Measure, figure by figure.
 
     Args:
         work: a folder to write into.
         commits: how many to make.
+        without_upkeep: how many to make without checkpoints and merged files.
+        around: commits before and after the one whose time is given.
     """
-    kept = _commit(work / "commits", commits + AROUND)
-    early, late = _around(kept, AROUND), _around(kept, commits)
-    log = len(list((work / "commits/bronze/geo/_delta_log").iterdir()))
-    files = len(Lake(str(work / "commits")).open("geo").file_uris())
-    yield f"commits of {RECORDS} records", f"{len(kept):,}"
-    yield f"around the {AROUND}th: median, p99, longest", _said(early)
-    yield f"around the {commits:,}th: median, p99, longest", _said(late)
-    yield "p99 there to p99 here", f"{_p99(late) / _p99(early):.2f}"
-    yield "files of the table and of its log then", f"{files:,} and {log:,}"
-    shutil.rmtree(work / "commits")
+    folder = work / "commits"
+    kept = _commit(folder, commits + around)
+    yield Figure(f"commits of {RECORDS} records", len(kept))
+    yield from _times(f"around the {around:,}th", kept, around, around)
+    yield from _times(f"around the {commits:,}th", kept, commits, around)
+    log = len(list((folder / "bronze/geo/_delta_log").iterdir()))
+    yield Figure("files of the table then", len(Lake(str(folder)).open("geo").file_uris()))
+    yield Figure("files of its log then", log)
+    shutil.rmtree(folder)
     with patch.multiple(
         landing_lake,
         _COMMITS_A_CHECKPOINT=commits * 10,
         _COMMITS_A_HANDLE=commits * 10,
     ):
-        left = _commit(work / "commits", COMMITS_WITHOUT + AROUND)
-    shutil.rmtree(work / "commits")
-    yield f"without upkeep, around the {AROUND}th", _said(_around(left, AROUND))
-    yield f"without upkeep, around the {COMMITS_WITHOUT:,}th", _said(_around(left, COMMITS_WITHOUT))
+        left = _commit(folder, without_upkeep + around)
+    shutil.rmtree(folder)
+    yield from _times(f"without upkeep, around the {around:,}th", left, around, around)
+    yield from _times(
+        f"without upkeep, around the {without_upkeep:,}th", left, without_upkeep, around
+    )
 
 
 def _commit(folder: Path, commits: int) -> list[float]:
@@ -70,14 +69,10 @@ def _commit(folder: Path, commits: int) -> list[float]:
     return took
 
 
-def _around(took: Sequence[float], commit: int) -> Sequence[float]:
-    return took[commit - AROUND : commit + AROUND]
-
-
-def _p99(took: Sequence[float]) -> float:
-    return statistics.quantiles(took, n=100, method="inclusive")[-1]
-
-
-def _said(took: Sequence[float]) -> str:
-    median = statistics.median(took)
-    return f"{median * 1e3:.0f}, {_p99(took) * 1e3:.0f}, {max(took) * 1e3:.0f} ms"
+def _times(name: str, took: Sequence[float], commit: int, around: int) -> Iterator[Figure]:
+    near = took[commit - around : commit + around]
+    milliseconds = "{:.0f} ms"
+    slowest = statistics.quantiles(near, n=100, method="inclusive")[-1]
+    yield Figure(f"{name}, median", statistics.median(near) * 1e3, milliseconds)
+    yield Figure(f"{name}, p99", slowest * 1e3, milliseconds)
+    yield Figure(f"{name}, longest", max(near) * 1e3, milliseconds)

@@ -1,9 +1,10 @@
 """The same compiled SQL on DuckDB: ``python -m benchmarks.duck STEP LAKE TARGET DATABASE``.
 
-Reads what dbt compiled, translates Spark's SQL to DuckDB's, and runs in the order of dependence, on
-the lake's own Parquet files: every model from the beginning (``full``), every model as after a day
-(``day``: rows of incremental models replaced by key), or every data test (``test``). After models
-the answers are compared with the lake's. Prints one line of JSON.
+Reads what dbt compiled, translates Spark's SQL to DuckDB's, and runs it in the order of dependence
+on the lake's own Parquet files. The steps are those of `benchmarks.sizes`: every model from the
+beginning (``full``), every model after a day (``day``: rows of incremental models replaced by key),
+every data test (``test``), or models after a day and data tests (``daily``). Prints one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import sqlglot
 from deltalake import DeltaTable
 from sqlglot import exp
@@ -26,58 +29,95 @@ _FUNCTIONS = [
     "create or replace macro timestamp_micros(count) as make_timestamptz(count)",
     "create or replace macro date_from_unix_date(days) as date '1970-01-01' + days",
 ]
+#: Resource types that each step runs.
+_RESOURCES = {
+    "full": ("model",),
+    "day": ("model",),
+    "test": ("test",),
+    "daily": ("model", "test"),
+}
 
 
 def main(step: str, lake: Path, target: Path, database: Path) -> dict[str, Any]:
     """Run a step.
 
     Returns:
-        Seconds between the first and the last statement and of each model or test, and the number
-        of rows that differ, by table.
+        Seconds between the first and the last statement, seconds of each model or test, and the
+        number of failures of each test.
     """
-    manifest = json.loads((target / "manifest.json").read_text())
-    nodes = [
-        node
-        for node in _in_order(manifest)
-        if (node["resource_type"] == "test") == (step == "test")
-    ]
     connection = duckdb.connect(str(database))
+    attach(connection, lake)
+    failures: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    begun = time.monotonic()
+    for node in nodes(target, _RESOURCES[step]):
+        since = time.monotonic()
+        sql = translated(node, target)
+        if node["resource_type"] == "test":
+            counted = f"select {node['config']['fail_calc']} from ({sql}) as failures"
+            failures[node["unique_id"]] = connection.execute(counted).fetchall()[0][0] or 0
+        else:
+            incremental = step != "full" and node["config"]["materialized"] == "incremental"
+            keys = node["config"]["unique_key"] if incremental else []
+            _build(connection, f"{node['schema']}.{node['name']}", sql, keys)
+        seconds[node["name"]] = time.monotonic() - since
+    total = time.monotonic() - begun
+    connection.close()
+    return {"seconds": total, "nodes": seconds, "failures": failures}
+
+
+def attach(connection: duckdb.DuckDBPyConnection, lake: Path) -> None:
+    """Give a database the functions, the schemas and a view of each bronze table of the lake."""
     connection.execute("set TimeZone = 'UTC'")
     for statement in _FUNCTIONS:
         connection.execute(statement)
     for schema in ("bronze", "staging", "intermediate", "marts"):
         connection.execute(f"create schema if not exists {schema}")
-    for table in sorted((lake / "bronze").iterdir()):
-        if files := DeltaTable(str(table)).file_uris():
-            rows = f"select * from read_parquet({files!r}, hive_partitioning = true)"
-        else:  # nothing was rejected
-            rows = "select '' as kind, '' as reason, now() as _landed_at where false"
-        connection.execute(f"create or replace view bronze.{table.name} as {rows}")
-    seconds: dict[str, float] = {}
-    begun = time.monotonic()
-    for node in nodes:
-        since = time.monotonic()
-        sql = _translated((target / "compiled" / "pinterest" / _path(node)).read_text())
-        if step == "test":
-            failing = connection.execute(f"select count(*) from ({sql}) as failures").fetchall()
-            assert failing == [(0,)], (node["name"], failing)
-        else:
-            incremental = step == "day" and node["config"]["materialized"] == "incremental"
-            _build(connection, f"{node['schema']}.{node['name']}", sql, incremental)
-        seconds[node["name"]] = time.monotonic() - since
-    total = time.monotonic() - begun
-    differing = {} if step == "test" else _differing(connection, lake, nodes)
-    connection.close()
-    return {"seconds": total, "nodes": seconds, "differing_rows": differing}
+    database = Path(connection.execute("select path from duckdb_databases() where not internal")
+                    .fetchall()[0][0])  # fmt: skip
+    for log in sorted((lake / "bronze").glob("*/_delta_log")):
+        name = log.parent.name
+        table = DeltaTable(str(log.parent))
+        empty = database.with_name(f"{database.stem}-{name}-empty.parquet")
+        files = ", ".join(map(_quoted, table.file_uris() or [_without_rows(table, empty)]))
+        connection.execute(
+            f"create or replace view bronze.{name} as "
+            f"select * from read_parquet([{files}], hive_partitioning = true)"
+        )
 
 
-def _build(connection: duckdb.DuckDBPyConnection, table: str, sql: str, incremental: bool) -> None:
-    if not incremental:
+def _without_rows(table: DeltaTable, path: Path) -> str:
+    """A Parquet file with a table's columns, for a table that has no files yet."""
+    pq.write_table(pa.schema(table.schema().to_arrow()).empty_table(), path)
+    return str(path)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _build(
+    connection: duckdb.DuckDBPyConnection, table: str, sql: str, keys: str | list[str]
+) -> None:
+    """Make a table anew, or replace the rows of an incremental one that have newer versions."""
+    if not keys:
         connection.execute(f"create or replace table {table} as {sql}")
         return
+    key = keys if isinstance(keys, str) else f"({', '.join(keys)})"
     connection.execute(f"create or replace temp table newer as {sql}")
-    connection.execute(f"delete from {table} where ind in (select ind from newer)")
+    connection.execute(f"delete from {table} where {key} in (select {key} from newer)")
     connection.execute(f"insert into {table} by name select * from newer")
+
+
+def nodes(target: Path, resources: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Nodes of what dbt compiled into a folder, each after those it depends on.
+
+    Args:
+        target: the folder.
+        resources: the types of nodes.
+    """
+    manifest = json.loads((target / "manifest.json").read_text())
+    return [node for node in _in_order(manifest) if node["resource_type"] in resources]
 
 
 def _in_order(manifest: dict[str, Any]) -> list[dict[str, Any]]:
@@ -101,14 +141,11 @@ def _in_order(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     return list(ordered.values())
 
 
-def _path(node: dict[str, Any]) -> str:
-    """Where dbt put the node's compiled SQL."""
+def translated(node: dict[str, Any], target: Path) -> str:
+    """A node's compiled SQL as DuckDB's, in the form that is fastest there."""
     original = str(node["original_file_path"])
-    return original if original.endswith(".sql") else f"{original}/{node['path']}"
-
-
-def _translated(sql: str) -> str:
-    """Spark's SQL as DuckDB's, in the form that is fastest there."""
+    path = original if original.endswith(".sql") else f"{original}/{node['path']}"
+    sql = (target / "compiled" / node["package_name"] / path).read_text()
     characters = re.sub(r"\\u([0-9a-f]{4})", lambda match: chr(int(match[1], 16)), sql)
     parsed = sqlglot.parse_one(characters, read="spark").transform(_trimmed)
     # Of the two percentiles, the one that interpolates, as Spark's does.
@@ -130,28 +167,6 @@ def _trimmed(node: exp.Expression) -> exp.Expression:
         this="regexp_replace",
         expressions=[text, pattern, exp.Literal.string(""), exp.Literal.string("g")],
     )
-
-
-def _differing(
-    connection: duckdb.DuckDBPyConnection, lake: Path, nodes: list[dict[str, Any]]
-) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for node in nodes:
-        if node["resource_type"] != "model" or node["schema"] != "marts":
-            continue
-        ours = DeltaTable(str(lake / "marts" / node["name"])).to_pyarrow_table()
-        connection.register("ours", ours)
-        table = f"marts.{node['name']}"
-        columns = ", ".join(ours.column_names)
-        for left, right in ((table, "ours"), ("ours", table)):
-            found = connection.execute(
-                f"select count(*) from (select {columns} from {left} "
-                f"except all select {columns} from {right})"
-            ).fetchall()
-            if found[0][0]:
-                counts[node["name"]] = counts.get(node["name"], 0) + found[0][0]
-        connection.unregister("ours")
-    return counts
 
 
 if __name__ == "__main__":

@@ -1,11 +1,7 @@
-"""How long a record takes from its acknowledgement until it can be read in bronze.
-
-Example: python -m benchmarks.freshness --rate 5000 --seconds 60
-"""
+"""How long a record takes from its acknowledgement until it can be read in bronze."""
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -16,12 +12,13 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import psutil
-import typer
 
+from benchmarks.figures import Figure
+from benchmarks.process import environment
 from ingestion.console import DEFAULT_PIPELINE_ID
 from ingestion.emulation.defects import KINDS
 from ingestion.emulation.posts import Plan, records
@@ -35,8 +32,8 @@ _TICK = 0.02
 _POSTS = 5_000
 
 
-def measure(work: Path, rate: int, seconds: float) -> Iterator[tuple[str, str]]:
-    """Measure and say, figure by figure.
+def measure(work: Path, rate: int, seconds: float) -> Iterator[Figure]:
+    """Measure, figure by figure.
 
     Args:
         work: a folder to write into.
@@ -65,11 +62,11 @@ def measure(work: Path, rate: int, seconds: float) -> Iterator[tuple[str, str]]:
     if len(seen) != sent:
         raise RuntimeError(f"{sent:,} records were acknowledged, {len(seen):,} came")
     waits = statistics.quantiles(seen, n=1000, method="inclusive")
-    yield "records a second", f"{sent / seconds:,.0f}"
-    yield "from acknowledgement to bronze, median", f"{waits[499]:.2f} s"
-    yield "the same, 99th of a hundred", f"{waits[989]:.2f} s"
-    yield "the same, longest", f"{max(seen):.2f} s"
-    yield "memory of the lander then", f"{peak:.0f} MB"
+    yield Figure("records a second", sent / seconds)
+    yield Figure("from acknowledgement to bronze, median", waits[499], "{:.2f} s")
+    yield Figure("the same, 99th of a hundred", waits[989], "{:.2f} s")
+    yield Figure("the same, longest", max(seen), "{:.2f} s")
+    yield Figure("memory of the lander then", peak, "{:.0f} MB")
 
 
 def _start_lander(port: int, folder: Path) -> subprocess.Popen[bytes]:
@@ -85,11 +82,9 @@ def _start_lander(port: int, folder: Path) -> subprocess.Popen[bytes]:
     with (folder / "lander.log").open("wb") as log:
         return subprocess.Popen(
             [*command, "--max-latency", str(MAX_LATENCY)],
-            env={
-                **os.environ,
-                "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{port}",
-                "LAKE_URI": str(lake),
-            },
+            env=environment(
+                {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{port}", "LAKE_URI": str(lake)}
+            ),
             stdout=log,
             stderr=log,
         )
@@ -166,20 +161,3 @@ def _send(port: int, rate: int, seconds: float, watch: _Watch) -> int:
     producer.flush()
     producer.close()
     return sent
-
-
-def main(
-    rate: Annotated[int, typer.Option(help="Records a second.")] = 5_000,
-    seconds: Annotated[float, typer.Option(help="How long.")] = 60,
-    work: Annotated[Path, typer.Option(help="Where the lake is written.")] = Path(
-        "benchmarks/data"
-    ),
-) -> None:
-    """Measure how fresh bronze is behind a broker of this machine."""
-    work.mkdir(parents=True, exist_ok=True)
-    for name, figure in measure(work, rate, seconds):
-        print(f"{name:<45} {figure}", flush=True)
-
-
-if __name__ == "__main__":
-    typer.run(main)

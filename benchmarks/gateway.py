@@ -1,10 +1,13 @@
-"""How many records the gateway takes, how long they wait, and what it holds in memory."""
+"""How many records the gateway takes, how long they wait, and what it holds in memory.
+
+Run as a process of its own, ``python -m benchmarks.gateway PORT REQUESTS RATE``, it is the load
+generator and prints a line of JSON.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,8 +21,9 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import psutil
-import typer
 
+from benchmarks.figures import Figure
+from benchmarks.process import environment
 from stack import kafka, process
 
 TOPIC = "bench.pin"
@@ -57,8 +61,8 @@ class Load:
     cpu_seconds: float
 
 
-def measure(work: Path, requests: int, seconds: float) -> Iterator[tuple[str, str]]:
-    """Measure and say, figure by figure.
+def measure(work: Path, requests: int, seconds: float) -> Iterator[Figure]:
+    """Measure, figure by figure.
 
     Args:
         work: a folder to write into.
@@ -81,18 +85,21 @@ def measure(work: Path, requests: int, seconds: float) -> Iterator[tuple[str, st
             cpu = _cpu(gateway) - cpu
             rate = fastest.requests / fastest.seconds
             sent = fastest.requests * RECORDS
-            yield f"records a second, {RECORDS} a request", f"{rate * RECORDS:,.0f}"
-            yield "the gateway's CPU, a record", f"{cpu / sent * 1e6:.1f} µs"
-            yield "the load generator's CPU, a record", f"{fastest.cpu_seconds / sent * 1e6:.1f} µs"
-            yield "p50 at that rate", f"{fastest.p50:.1f} ms"
-            yield "p99 at that rate", f"{fastest.p99:.1f} ms"
-            for steady in (rate / 2, STEADY / RECORDS):
-                half = _load(port, round(steady * seconds), steady)
-                sent_a_second = f"{half.requests / half.seconds * RECORDS:,.0f} records a second"
-                yield f"p50 at {sent_a_second}", f"{half.p50:.1f} ms"
-                yield f"p99 at {sent_a_second}", f"{half.p99:.1f} ms"
-            yield "memory when warm", f"{before:.0f} MB"
-            yield "memory after all of it", f"{_memory(gateway):.0f} MB"
+            yield Figure(f"records a second, {RECORDS} a request", rate * RECORDS)
+            yield Figure("the gateway's CPU, a record", cpu / sent * 1e6, "{:.1f} µs")
+            generator = fastest.cpu_seconds / sent * 1e6
+            yield Figure("the load generator's CPU, a record", generator, "{:.1f} µs")
+            yield Figure("p50 at that rate", fastest.p50, "{:.1f} ms")
+            yield Figure("p99 at that rate", fastest.p99, "{:.1f} ms")
+            steadily = {"half that rate": rate / 2, f"{STEADY:,} a second": STEADY / RECORDS}
+            for name, steady in steadily.items():
+                load = _load(port, max(1, round(steady * seconds)), steady)
+                reached = load.requests / load.seconds * RECORDS
+                yield Figure(f"records a second, {name} sent", reached)
+                yield Figure(f"p50 at {name}", load.p50, "{:.1f} ms")
+                yield Figure(f"p99 at {name}", load.p99, "{:.1f} ms")
+            yield Figure("memory when warm", before, "{:.0f} MB")
+            yield Figure("memory after all of it", _memory(gateway), "{:.0f} MB")
         finally:
             if gateway is not None:
                 gateway.terminate()
@@ -112,7 +119,7 @@ def _start_gateway(port: int, broker_port: int, folder: Path) -> subprocess.Pope
     with (folder / "gateway.log").open("wb") as log:
         gateway = subprocess.Popen(
             [sys.executable, "-m", "ingestion", "gateway", "--open", "--port", str(port)],
-            env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker_port}"},
+            env=environment({"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker_port}"}),
             stdout=log,
             stderr=log,
         )
@@ -136,12 +143,13 @@ def _load(port: int, requests: int, rate: float = 0.0) -> Load:
         sys.executable,
         "-m",
         "benchmarks.gateway",
-        "load",
         str(port),
         str(requests),
         str(rate),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=False, timeout=600
+    )
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
     return Load(**json.loads(done.stdout))
@@ -260,24 +268,8 @@ class Generator:
             self._done.set_exception(ConnectionError("the gateway closed a connection"))
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def run(requests: int = 4_000, seconds: float = 15.0, work: Path = Path("benchmarks/data")) -> None:
-    """Measure on this machine, on free ports of 127.0.0.1."""
-    work.mkdir(parents=True, exist_ok=True)
-    for name, figure in measure(work, requests, seconds):
-        print(f"{name:<40} {figure}", flush=True)
-
-
-@app.command()
-def load(port: int, requests: int, rate: float) -> None:
-    """Send requests to a gateway and print what came of them, as JSON."""
+if __name__ == "__main__":
     import uvloop
 
-    print(json.dumps(asdict(uvloop.run(Generator(port, requests, rate).run()))))
-
-
-if __name__ == "__main__":
-    app()
+    generator = Generator(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    print(json.dumps(asdict(uvloop.run(generator.run()))))

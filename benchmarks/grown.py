@@ -1,4 +1,4 @@
-"""A lake of any size that grew day by day: a million posts, landed, and copies of them.
+"""A lake of any size that grew day by day: at most a million posts, landed, and copies of them.
 
 Run as a process of its own: ``python -m benchmarks.grown BASE LAKE COPIES FIRST LAST`` puts the
 days from FIRST to LAST (counted from 0) of the lake BASE into LAKE, COPIES times each, in one
@@ -8,7 +8,9 @@ dictionaries grow as they would.
 
 from __future__ import annotations
 
+import shutil
 import sys
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from benchmarks import daily
 from ingestion.lake import Lake, Origin, Piece
 from ingestion.records import KINDS
 
-BASE_POSTS = 1_000_000
+#: Posts of the largest base; a larger lake has copies of them.
+_MOST = 1_000_000
 _STAMP = pa.timestamp("us", "UTC")
 
 #: Columns whose values are another's in every copy.
@@ -34,14 +37,51 @@ _NO_DATA = pa.array(["User Info Error", "No description available Story format",
                      "No Title Data Available"])  # fmt: skip
 
 
-def base(work: Path) -> Path:
-    """A lake of a hundred and one days of a million posts, landed as any other."""
-    sink, lake = work / "days", work / "base"
-    if not (work / "base.done").exists():
-        if not (sink / "days.json").exists():
-            daily.prepare(sink, BASE_POSTS)
-        daily.land(sink, str(lake), 0, daily.DAYS)
-        (work / "base.done").touch()
+@dataclass(frozen=True)
+class Size:
+    """How a lake of some size is made.
+
+    Attributes:
+        posts: posts of its base, without those of later days.
+        copies: how often it has them.
+        days: over which they landed.
+    """
+
+    posts: int
+    copies: int
+    days: int
+
+    @classmethod
+    def of(cls, millions: float, days: int) -> Size:
+        """The size of so many millions of posts.
+
+        Raises:
+            ValueError: the number is above one and not whole.
+        """
+        if millions > 1 and millions != int(millions):
+            raise ValueError(
+                f"a lake of {millions:g} million posts cannot be made of copies of one million; "
+                "give a whole number, or less than 1"
+            )
+        posts = min(_MOST, round(millions * 1_000_000))
+        return cls(posts, max(1, int(millions)), days)
+
+    @property
+    def total(self) -> int:
+        """Posts of the lake, without those of later days."""
+        return self.posts * self.copies
+
+
+def base(work: Path, size: Size) -> Path:
+    """The lake that is copied: every day of the base, landed as any other; made once."""
+    lake = work / f"base-{size.posts}-{size.days}"
+    if not lake.exists():
+        partial = lake.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        daily.prepare(partial / "sink", size.posts, size.days)
+        daily.land(partial / "sink", str(partial / "lake"))
+        (partial / "lake").rename(lake)
+        shutil.rmtree(partial)
     return lake
 
 
@@ -76,7 +116,7 @@ def _pieces(kind: str, rows: pa.Table, copy: int) -> list[Piece]:
         for field in KINDS[kind].schema:
             column = part[field.name]
             if field.name == "ind":
-                column = pc.add(column, copy * 2 * BASE_POSTS)
+                column = pc.add(column, copy * 2 * _MOST)
             elif field.name in _OWN[kind] and copy:
                 own = pc.binary_join_element_wise(column, suffix, "")
                 column = pc.if_else(pc.is_in(column, _NO_DATA), column, own)

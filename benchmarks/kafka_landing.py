@@ -1,7 +1,4 @@
-"""How fast `ingest kafka` lands topics, and Spark Structured Streaming beside it.
-
-Example: python -m benchmarks.kafka_landing --posts 300000
-"""
+"""How fast `ingest kafka` lands topics, and Spark Structured Streaming beside it."""
 
 from __future__ import annotations
 
@@ -15,10 +12,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
 
+from benchmarks.figures import Figure
 from benchmarks.process import Cost, run
 from ingestion.console import DEFAULT_PIPELINE_ID
 from ingestion.records import KINDS
@@ -54,8 +50,8 @@ class Landing:
 
 def measure(
     work: Path, posts: int, runs: int, processes: Sequence[int] = (1, 2), peer: bool = True
-) -> Iterator[tuple[str, str]]:
-    """Measure and say, figure by figure.
+) -> Iterator[Figure]:
+    """Measure, figure by figure.
 
     Args:
         work: a folder to write into.
@@ -64,7 +60,7 @@ def measure(
         processes: how many are to share the partitions.
         peer: whether Spark lands the same topics as well, where it can be had.
     """
-    sink = work / "kafka-sink"
+    sink = work / f"kafka-sink-{posts}"
     if not sink.exists():
         run([*INGEST, "synth", "--clean", "--posts", str(posts), "--out", str(sink)])
     connector = _connector(work) if peer else None
@@ -74,7 +70,7 @@ def measure(
         process.start(kafka.broker(port, process.free_port(), folder / "kafka"))
         try:
             sent = _fill(f"127.0.0.1:{port}", sink)
-            yield "records in three topics", f"{sent:,}"
+            yield Figure("records in three topics", sent)
             found: dict[str, list[Landing]] = {}
             for _ in range(runs):
                 for count in processes:
@@ -87,17 +83,15 @@ def measure(
     for name, landings in found.items():
         if any(landing.records != sent for landing in landings):
             raise RuntimeError(f"{name} landed {[landing.records for landing in landings]}")
-        yield f"records a second, {name}", _rate(landings, [one.seconds for one in landings])
-        yield "the same, whole command", _rate(landings, [one.cost.seconds for one in landings])
+        rates = [one.records / one.seconds for one in landings]
+        whole = [one.records / one.cost.seconds for one in landings]
+        yield Figure(f"records a second, {name}", statistics.median(rates))
+        yield Figure(f"records a second by the whole command, {name}", statistics.median(whole))
         if name != "Spark":
             cpu = statistics.median(one.cost.cpu_seconds / one.records for one in landings)
-            yield "CPU a record, whole command", f"{cpu * 1e6:.1f} µs"
-            yield "peak memory of a process", f"{max(o.cost.peak_mb for o in landings):.0f} MB"
-
-
-def _rate(landings: Sequence[Landing], seconds: Sequence[float]) -> str:
-    rates = [landing.records / took for landing, took in zip(landings, seconds, strict=True)]
-    return f"{statistics.median(rates):,.0f}"
+            yield Figure(f"CPU a record, whole command, {name}", cpu * 1e6, "{:.1f} µs")
+            peak = max(one.cost.peak_mb for one in landings)
+            yield Figure(f"peak memory of a process, {name}", peak, "{:.0f} MB")
 
 
 def _fill(servers: str, sink: Path) -> int:
@@ -168,21 +162,3 @@ def _connector(work: Path) -> Path | None:
         if done.returncode:
             return None
     return folder
-
-
-def main(
-    posts: Annotated[int, typer.Option(help="Posts to send; 3.2 records each.")] = 300_000,
-    runs: Annotated[int, typer.Option(help="Runs of each.")] = 3,
-    work: Annotated[Path, typer.Option(help="Where inputs and lakes are written.")] = Path(
-        "benchmarks/data"
-    ),
-    peer: Annotated[bool, typer.Option(help="Measure Spark as well.")] = True,
-) -> None:
-    """Measure landing from a broker of this machine."""
-    work.mkdir(parents=True, exist_ok=True)
-    for name, figure in measure(work, posts, runs, peer=peer):
-        print(f"{name:<40} {figure}", flush=True)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -9,23 +9,28 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.figures import Figure
 from benchmarks.process import Cost, run
 
-INGEST = [sys.executable, "-c", "from ingestion.cli import main; main()"]
+INGEST = [sys.executable, "-m", "ingestion"]
 
 
-def measure(work: Path, posts: int, runs: int) -> Iterator[tuple[str, str]]:
-    """Measure and say, figure by figure.
+def measure(work: Path, posts: int, runs: int) -> Iterator[Figure]:
+    """Measure, figure by figure.
 
     Args:
         work: a folder to write into.
         posts: new posts of the input; about 3.2 records each.
         runs: runs of each, in turn; medians are given.
     """
-    sound, malformed = work / "sound", work / "malformed"
-    if not sound.exists():
+    sound, malformed = work / f"sound-{posts}", work / f"malformed-{posts}"
+    if not malformed.exists():
+        shutil.rmtree(sound, ignore_errors=True)
         run([*INGEST, "synth", "--clean", "--posts", str(posts), "--out", str(sound)])
-        _break_every_hundredth(sound, malformed)
+        partial = malformed.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        _break_every_hundredth(sound, partial)
+        partial.rename(malformed)
     costs: dict[Path, list[Cost]] = {sound: [], malformed: []}
     for _ in range(runs):
         for source, found in costs.items():
@@ -41,11 +46,11 @@ def measure(work: Path, posts: int, runs: int) -> Iterator[tuple[str, str]]:
         source: statistics.median(received[source] / cost.seconds for cost in found)
         for source, found in costs.items()
     }
-    yield "records landed a run", f"{received[sound]:,}"
-    yield "records a second, whole process", f"{rates[sound]:,.0f}"
-    yield "the same with 1 % malformed lines", f"{rates[malformed]:,.0f}"
-    yield "what 1 % malformed lines cost", f"{1 - rates[malformed] / rates[sound]:.0%}"
-    yield "peak memory", f"{max(cost.peak_mb for cost in costs[sound]):.0f} MB"
+    yield Figure("records landed a run", received[sound])
+    yield Figure("records a second, whole process", rates[sound])
+    yield Figure("the same with 1 % malformed lines", rates[malformed])
+    yield Figure("what 1 % malformed lines cost", 1 - rates[malformed] / rates[sound], "{:.0%}")
+    yield Figure("peak memory", max(cost.peak_mb for cost in costs[sound]), "{:.0f} MB")
     shutil.rmtree(work / "lake", ignore_errors=True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +13,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import daily, grown
+from benchmarks import grown
 from benchmarks.engines import Sail
-from benchmarks.process import run
+from benchmarks.figures import Figure
+from benchmarks.grown import Size
+from benchmarks.process import NOT_COMPILED, run
 from stack import airflow, local, process
 
 DAG = "pinterest_daily"
 PROJECT = airflow.PROJECT
 PYTHON = sys.executable
+DBT = Path(PYTHON).with_name("dbt")
 
 #: Reads the DAG's file in a process that has imported what it imports, as Airflow's have.
 READ = """
@@ -38,30 +40,29 @@ print("READ", json.dumps([seconds[1:], len(module.dag.tasks)]))
 """
 
 
-def measure(work: Path, runs: int, millions: int) -> Iterator[tuple[str, str]]:
-    """Measure and say; medians, the DAG and the plain commands in turn.
+def measure(work: Path, runs: int, posts: int, large: Size | None) -> Iterator[Figure]:
+    """Measure, figure by figure; medians, the DAG and the plain commands in turn.
 
     Args:
         work: a folder to write into.
         runs: days of the demo's data.
-        millions: of posts, for the day that brings nothing new.
+        posts: of the demo.
+        large: of the lake for a day that brings nothing new to a large lake; None for none.
     """
     yield from _reading(work, runs)
-    yield from _demo(work, runs)
-    yield from _quiet_day(work, millions)
+    yield from _demo(work, runs, posts)
+    if large is not None:
+        yield from _quiet_day(work, large)
 
 
-def _reading(work: Path, runs: int) -> Iterator[tuple[str, str]]:
+def _reading(work: Path, runs: int) -> Iterator[Figure]:
     """What reading the DAG's file costs, as it is and with twice as many models."""
     home = work / "dag-read"
     (home / "target").mkdir(parents=True, exist_ok=True)
     for file in ("dbt_project.yml", "profiles.yml"):
         shutil.copy(PROJECT / file, home / file)
-    subprocess.run(
-        [Path(PYTHON).with_name("dbt"), "parse", "--quiet", "--target-path", home / "parsed"],
-        cwd=PROJECT,
-        check=True,
-    )
+    parsed = {"DBT_PROJECT_DIR": str(PROJECT), "DBT_TARGET_PATH": str(home.resolve() / "parsed")}
+    run([str(DBT), "parse", "--quiet"], parsed)
     manifest = json.loads((home / "parsed" / "manifest.json").read_text())
     for called, content in (("", manifest), (", twice the models", _doubled(manifest))):
         (home / "target" / "manifest.json").write_text(json.dumps(content))
@@ -72,10 +73,8 @@ def _reading(work: Path, runs: int) -> Iterator[tuple[str, str]]:
         )
         (line,) = [line for line in read.output.splitlines() if line.startswith("READ ")]
         seconds, tasks = json.loads(line.removeprefix("READ "))
-        yield (
-            f"reading the DAG's file, {tasks} tasks{called}",
-            f"{statistics.median(seconds):.2f} s",
-        )
+        yield Figure(f"tasks of the DAG{called}", tasks)
+        yield Figure(f"reading the DAG's file{called}", statistics.median(seconds), "{:.2f} s")
 
 
 def _doubled(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -101,36 +100,39 @@ def _doubled(manifest: dict[str, Any]) -> dict[str, Any]:
     return {**manifest, "nodes": manifest["nodes"] | copies}
 
 
-def _demo(work: Path, runs: int) -> Iterator[tuple[str, str]]:
+def _demo(work: Path, runs: int, posts: int) -> Iterator[Figure]:
     """The demo's posts: the DAG, triggered to its end, and its commands one after another."""
     folder = work / "dag-demo"
     shutil.rmtree(folder, ignore_errors=True)
     sink = folder / "sink"
-    run([PYTHON, "-m", "ingestion", "synth", "--posts", "11000", "--people", "7700",
-         "--out", str(sink)])  # fmt: skip
-    plain, dag, tasks = [], [], 0
+    run([PYTHON, "-m", "ingestion", "synth", "--posts", str(posts), "--out", str(sink)])
+    plain, dag, tasks, quiet = [], [], 0, 0.0
     for number in range(runs):
         lake = {"LAKE_URI": str((folder / f"plain-{number}").resolve())}
         page = ["-m", "reporting", "page", "--out", str(folder / "page.html")]
-        build = [str(Path(PYTHON).with_name("dbt")), "build", "--quiet"]
+        build = [str(DBT), "build", "--quiet"]
         land = [PYTHON, "-m", "ingestion", "s3", "--uri", str(sink)]
         plain.append(sum(run(each, lake).seconds for each in (land, build, [PYTHON, *page])))
         with _airflow(folder, str(folder / f"dag-{number}"), f"s3 --uri {sink.resolve()}") as asked:
             seconds, tasks = _run(asked)
             dag.append(seconds)
+            if number == runs - 1:
+                quiet, _ = _run(asked)
     one, other = statistics.median(plain), statistics.median(dag)
-    yield "ingest, dbt build, report, one after another", f"{one:.1f} s"
-    yield f"the DAG, {tasks} tasks, from its trigger to success", f"{other:.1f} s"
-    yield "the DAG's share", f"{other / one:.2f} times the commands"
+    yield Figure("ingest, dbt build, report, one after another", one, "{:.1f} s")
+    yield Figure("tasks of a run", tasks)
+    yield Figure("the DAG, from its trigger to success", other, "{:.1f} s")
+    yield Figure("the DAG's share", other / one, "{:.2f} times the commands")
+    yield Figure(f"a day that brings nothing, {posts:,} posts", quiet, "{:.1f} s")
 
 
-def _quiet_day(work: Path, millions: int) -> Iterator[tuple[str, str]]:
+def _quiet_day(work: Path, size: Size) -> Iterator[Figure]:
     """A day on which nothing new has come."""
-    lake = work / f"dag-lake-{millions}"
+    lake = work / f"dag-lake-{size.total}"
     if not lake.exists():
         partial = lake.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        grown.grow(grown.base(work), partial, millions, 0, daily.DAYS)
+        grown.grow(grown.base(work, size), partial, size.copies, 0, size.days)
         Sail(work).run("full", partial)
         partial.rename(lake)
     empty = work / "dag-empty" / "topics"
@@ -138,7 +140,7 @@ def _quiet_day(work: Path, millions: int) -> Iterator[tuple[str, str]]:
     with _airflow(work / "dag-quiet", str(lake), f"s3 --uri {empty.parent.resolve()}") as asked:
         _run(asked)  # what was built by other code, or is to be compacted, is done once
         seconds, _ = _run(asked)
-    yield f"a day that brings nothing, {millions} million posts", f"{seconds:.1f} s"
+    yield Figure(f"a day that brings nothing, {size.total:,} posts", seconds, "{:.1f} s")
 
 
 @contextmanager
@@ -158,7 +160,7 @@ def _airflow(folder: Path, lake: str, source: str) -> Iterator[airflow.Client]:
     known = local.Local(
         "airflow",
         home,
-        lambda: replace(server, env={**server.env, **settings}),
+        lambda: replace(server, env={**server.env, **settings, NOT_COMPILED: None}),
         lambda: client.address,
         client.ready,
         end=airflow.stop,

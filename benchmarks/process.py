@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+#: With this variable set, every process compiles every module again: dbt starts in twice the time.
+NOT_COMPILED = "PYTHONDONTWRITEBYTECODE"
+
+_ASK_COMPILED = "import os, click; print(os.path.exists(click.__spec__.cached))"
 
 
 @dataclass(frozen=True)
@@ -26,16 +32,31 @@ class Cost:
     output: str
 
 
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables of a measured process: those of this one, without `NOT_COMPILED`."""
+    inherited = {name: value for name, value in os.environ.items() if name != NOT_COMPILED}
+    return {**inherited, **(extra or {})}
+
+
+def compiled() -> bool:
+    """Whether a measured process finds its modules compiled by those before it."""
+    return run([sys.executable, "-c", _ASK_COMPILED]).output.strip() == "True"
+
+
 def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> Cost:
     """Run a command to its end.
 
+    Args:
+        command: the program and its arguments.
+        env: variables besides those of `environment`.
+
     Raises:
-        RuntimeError: it failed; the end of what it printed is in the message.
+        RuntimeError: the command failed; the message ends with the end of its output.
     """
     begun = time.monotonic()
     with subprocess.Popen(
         command,
-        env={**os.environ, **(env or {})},
+        env=environment(env),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -49,6 +70,6 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> Cost:
     return Cost(
         time.monotonic() - begun,
         usage.ru_utime + usage.ru_stime,
-        usage.ru_maxrss / 1024,
+        usage.ru_maxrss / (1024 if sys.platform != "darwin" else 2**20),
         output,
     )

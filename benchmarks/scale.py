@@ -1,4 +1,4 @@
-"""How building grows with the number of posts, on each engine: a full build, a day, the tests."""
+"""How building grows with the number of posts, on each engine and at each step."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import daily, grown
-from benchmarks.engines import STEPS, DuckDB, Engine, Sail, Spark, Step
+from benchmarks import agreement, grown
+from benchmarks.engines import DuckDB, Engine, Sail, Spark, Step
+from benchmarks.grown import Size
 from benchmarks.process import run
 
 
@@ -20,55 +21,91 @@ class Result:
 
     Attributes:
         engine: its name.
-        millions: posts of the full build, in millions; the day after brings a hundredth more.
-        step: full, day or test.
+        posts: posts of the full build.
+        days: over which they landed; a later day brings as many as one of them.
+        step: one of `benchmarks.sizes.STEPS`.
         cost: the figures.
     """
 
     engine: str
-    millions: int
+    posts: int
+    days: int
     step: str
     cost: Step
 
 
 def measure(
-    work: Path, millions: Sequence[int], names: Sequence[str], spark_up_to: int
+    work: Path,
+    sizes: Sequence[Size],
+    steps: Sequence[str],
+    names: Sequence[str],
+    spark_up_to: int,
 ) -> Iterator[Result]:
     """Measure every engine at every size, smallest first, the embedded one before its peers.
 
     Args:
         work: a folder to write into; inputs stay, lakes go.
-        millions: sizes, in millions of posts.
+        sizes: sizes of lakes.
+        steps: which steps, in order.
         names: of the engines.
-        spark_up_to: the largest size for Spark, which takes minutes where others take seconds.
+        spark_up_to: posts of the largest size for Spark, which takes minutes where others take
+            seconds.
+
+    Raises:
+        RuntimeError: a step failed, or a peer's answers or test results differ.
     """
-    base = grown.base(work)
-    for size in sorted(millions):
-        lake = work / "lake"
-        shutil.rmtree(lake, ignore_errors=True)
-        _grow(base, lake, size, 0, daily.DAYS - 1)
-        sail = Sail(work)
-        duck = DuckDB(work, sail.target)
-        engines: list[Engine] = [sail]
-        spark: Spark | None = None
-        if "duckdb" in names:
-            engines.append(duck)
-        if "spark" in names and size <= spark_up_to:
+    for size in sorted(sizes, key=lambda size: size.total):
+        yield from _measure(work, size, steps, names, size.total <= spark_up_to)
+
+
+def _measure(
+    work: Path, size: Size, steps: Sequence[str], names: Sequence[str], with_spark: bool
+) -> Iterator[Result]:
+    base = grown.base(work, size)
+    lake = work / "lake"
+    shutil.rmtree(lake, ignore_errors=True)
+    shutil.rmtree(_beside(lake), ignore_errors=True)
+    _grow(base, lake, size.copies, 0, size.days - 1)
+    landed = size.days
+    sail = Sail(work)
+    duck = DuckDB(work, sail.target)
+    engines: list[Engine] = [sail]
+    spark: Spark | None = None
+    if "duckdb" in names:
+        engines.append(duck)
+    try:
+        if "spark" in names and with_spark:
             spark = Spark(work)
             engines.append(spark)
-        try:
-            for step in STEPS:
-                if step == "day":
-                    _grow(base, lake, size, daily.DAYS, daily.DAYS)
-                for engine in engines:
-                    cost = engine.run(step, _of(engine, lake))
-                    yield Result(engine.name, size, step, cost)
-        finally:
-            if spark is not None:
-                spark.stop()
-            shutil.rmtree(lake, ignore_errors=True)
-            shutil.rmtree(_beside(lake), ignore_errors=True)
-            duck.database.unlink(missing_ok=True)
+        for step in steps:
+            if step in ("day", "daily"):
+                _grow(base, lake, size.copies, landed, landed)
+                landed += 1
+            ours: Step | None = None
+            for engine in engines:
+                cost = engine.run(step, _of(engine, lake))
+                ours = ours or cost
+                _agree(engine, step, lake, ours, cost)
+                yield Result(engine.name, size.total, size.days, step, cost)
+    finally:
+        if spark is not None:
+            spark.stop()
+        shutil.rmtree(lake, ignore_errors=True)
+        shutil.rmtree(_beside(lake), ignore_errors=True)
+        duck.remove()
+
+
+def _agree(engine: Engine, step: str, lake: Path, ours: Step, theirs: Step) -> None:
+    """Refuse a peer's step whose tests or answers differ from those of the embedded engine."""
+    if ours.failures != theirs.failures:
+        found = set(ours.failures.items()) ^ set(theirs.failures.items())
+        raise RuntimeError(f"{engine.name}: these tests found other rows: {sorted(found)}")
+    if step == "test":
+        return
+    if isinstance(engine, DuckDB):
+        agreement.compare(engine.name, lake, agreement.database(engine.database))
+    elif isinstance(engine, Spark):
+        agreement.compare(engine.name, lake, agreement.delta(_beside(lake)))
 
 
 def _of(engine: Engine, lake: Path) -> Path:

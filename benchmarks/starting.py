@@ -1,122 +1,98 @@
-"""What a dbt command costs before its first query, and whose share is whose.
-
-Run as a process of its own, ``python -m benchmarks.starting LAKE``, it takes one command to its
-first query and prints the phases as a line of JSON.
-"""
+"""What a dbt command costs before its first query, and what a build costs beside dbt-duckdb's."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
-import os
+import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from benchmarks import agreement
+from benchmarks.engines import Sail, Step
+from benchmarks.figures import Figure
+from benchmarks.first_query import PHASES
+from benchmarks.peer_project import DbtDuckDB
 from benchmarks.process import run
 
-#: The phases in the order they come, and whether they are this project's own.
-PHASES = {
-    "the interpreter": False,
-    "importing dbt": False,
-    "importing the engine and its client": False,
-    "importing the plugin": True,
-    "dbt's own start, with the parsed project read back": False,
-    "starting the engine": False,
-    "attaching the lake": True,
-    "dbt, from the plugin to the first query": False,
-}
+INGEST = [sys.executable, "-m", "ingestion"]
 
 
-def measure(lake: Path, work: Path, runs: int) -> Iterator[tuple[str, str]]:
-    """Measure and say, phase by phase; medians.
+def measure(work: Path, posts: int, runs: int) -> Iterator[Figure]:
+    """Measure, figure by figure; medians.
 
     Args:
-        lake: one that has been built.
         work: a folder to write into.
-        runs: commands to run, after one that parses the project.
+        posts: posts of the lake.
+        runs: runs of each, the peers in turn, after both projects were parsed.
     """
-    environment = {"LAKE_URI": str(lake.resolve()), "DBT_TARGET_PATH": str(work / "target-start")}
+    lake = demo_lake(work, posts)
+    sail = Sail(work)
+    sail.parse(lake)
+    yield from _builds(sail, work / "peer-project", lake, runs)
+    yield from _phases(sail, lake, runs)
+
+
+def demo_lake(work: Path, posts: int) -> Path:
+    """A lake with the bronze tables of so many posts, landed as those of the demo; made once."""
+    lake = work / f"demo-{posts}"
+    if not lake.exists():
+        partial = lake.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        sink = str(partial / "sink")
+        run([*INGEST, "synth", "--posts", str(posts), "--out", sink])
+        run([*INGEST, "s3", "--uri", sink, "--lake", str(partial / "lake")])
+        (partial / "lake").rename(lake)
+        shutil.rmtree(partial)
+    return lake
+
+
+def _phases(sail: Sail, lake: Path, runs: int) -> Iterator[Figure]:
     found = []
-    for number in range(runs + 1):
+    for _ in range(runs):
         began = {"BEGAN": repr(time.time())}
-        cost = run([sys.executable, "-m", "benchmarks.starting", str(lake)], environment | began)
-        if number:
-            found.append(json.loads(cost.output.strip().splitlines()[-1]))
+        command = [sys.executable, "-m", "benchmarks.first_query"]
+        cost = run(command, sail.environment(lake) | began)
+        found.append(json.loads(cost.output.strip().splitlines()[-1]))
     ours = 0.0
     for phase, own in PHASES.items():
         seconds = statistics.median(phases[phase] for phases in found)
         ours += seconds if own else 0
-        yield f"{phase}{' (ours)' if own else ''}", f"{seconds:.2f} s"
+        yield Figure(f"{phase}{' (ours)' if own else ''}", seconds, "{:.2f} s")
     total = statistics.median(sum(phases.values()) for phases in found)
-    yield "together", f"{total:.2f} s"
-    yield "our share", f"{ours:.2f} s"
+    yield Figure("together", total, "{:.2f} s")
+    yield Figure("our share", ours, "{:.2f} s")
 
 
-def main() -> dict[str, float]:
-    """Take one command to its first query.
-
-    Returns:
-        Seconds of each phase.
-    """
-    seconds = dict.fromkeys(PHASES, 0.0)
-    seconds["the interpreter"] = time.time() - float(os.environ["BEGAN"])
-
-    def timed(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*arguments: Any, **named: Any) -> Any:
-            begun = time.perf_counter()
-            try:
-                return function(*arguments, **named)
-            finally:
-                seconds[phase] += time.perf_counter() - begun
-
-        return wrapped
-
-    for phase, modules in {
-        "importing dbt": ("dbt.cli.main", "dbt.adapters.spark.session"),
-        "importing the engine and its client": ("pysail.spark", "pyspark.sql.connect.session"),
-        "importing the plugin": ("dbt_lake",),
-    }.items():
-        for module in modules:
-            timed(phase, importlib.import_module)(module)
-
-    import dbt.adapters.spark.session as session
-    import dbt.cli.main as dbt
-
-    import dbt_lake
-
-    marks: dict[str, float] = {}
-    initialize = dbt_lake.LakePlugin.initialize
-
-    def initialized(plugin: Any) -> None:
-        marks["plugin"] = time.perf_counter()
-        initialize(plugin)
-        marks["attached"] = time.perf_counter()
-
-    class FirstQuery(BaseException):
-        pass
-
-    def first_query(*_: Any, **__: Any) -> None:
-        marks["query"] = time.perf_counter()
-        raise FirstQuery
-
-    dbt_lake.LakePlugin.initialize = initialized  # type: ignore[assignment,method-assign]
-    dbt_lake._session = timed("starting the engine", dbt_lake._session)
-    session.Cursor.execute = first_query
-    begun = time.perf_counter()
-    with contextlib.suppress(FirstQuery):
-        dbt.dbtRunner().invoke(["show", "--quiet", "--inline", "select 1"])
-    seconds["dbt's own start, with the parsed project read back"] = marks["plugin"] - begun
-    seconds["attaching the lake"] = (
-        marks["attached"] - marks["plugin"] - seconds["starting the engine"]
-    )
-    seconds["dbt, from the plugin to the first query"] = marks["query"] - marks["attached"]
-    return seconds
+def _builds(sail: Sail, folder: Path, lake: Path, runs: int) -> Iterator[Figure]:
+    """A full `dbt build` of both, in turn; the start is what lies outside the nodes."""
+    found: dict[str, list[Step]] = {sail.name: [], DbtDuckDB.name: []}
+    peer: DbtDuckDB | None = None
+    for _ in range(runs):
+        found[sail.name].append(sail.run("build", lake))
+        if peer is None:  # it is made from what the first build compiled
+            peer = DbtDuckDB(folder, sail.target, lake)
+            peer.parse(lake)
+        found[peer.name].append(peer.run("build", lake))
+        agreement.compare(peer.name, lake, agreement.database(peer.database))
+    nodes = len(found[sail.name][0].nodes)
+    for name, steps in found.items():
+        if any(len(step.nodes) != nodes for step in steps):
+            raise RuntimeError(f"{name} built {[len(step.nodes) for step in steps]} nodes")
+    yield Figure("models and data tests", nodes)
+    for name, steps in found.items():
+        between = statistics.median(step.between for step in steps)
+        start = statistics.median(step.seconds - step.between for step in steps)
+        yield Figure(f"dbt build, {name}", _seconds(steps), "{:.1f} s")
+        yield Figure(f"its start and end, {name}", start, "{:.2f} s")
+        yield Figure(f"a node, {name}", between / nodes * 1000, "{:.0f} ms")
+        cpu = statistics.median(step.cpu_seconds for step in steps)
+        yield Figure(f"CPU of the process, {name}", cpu, "{:.1f} s")
+    share = _seconds(found[sail.name]) / _seconds(found[DbtDuckDB.name])
+    yield Figure(f"of {DbtDuckDB.name}'s time", share, "{:.2f}")
 
 
-if __name__ == "__main__":
-    print(json.dumps(main()))
+def _seconds(steps: Sequence[Step]) -> float:
+    return statistics.median(step.seconds for step in steps)
