@@ -50,19 +50,16 @@ class Request:
     Attributes:
         work: where inputs and lakes are written.
         sizes: how much of each.
+        lakes: the sizes to build.
         engines: names of Sail's peers.
         spark_up_to: posts of the largest size for Spark.
     """
 
     work: Path
     sizes: Sizes
+    lakes: Sequence[Size]
     engines: Sequence[str]
     spark_up_to: int
-
-    @property
-    def lakes(self) -> list[Size]:
-        """The sizes to build."""
-        return [Size.of(millions, self.sizes.days) for millions in self.sizes.millions]
 
 
 @dataclass(frozen=True)
@@ -196,7 +193,7 @@ def main(
     python -m benchmarks --only gateway --set gateway_seconds=300
     """
     given: dict[str, Any] = {
-        "millions": tuple(map(float, _names(sizes))),
+        "millions": tuple(_positive(size, "--sizes") for size in _names(sizes)),
         "steps": tuple(_known(steps, STEPS)),
         "runs": runs,
         **dict(map(_number, others or [])),
@@ -204,9 +201,12 @@ def main(
     chosen = replace(
         SMALL if small else FULL, **{name: value for name, value in given.items() if value}
     )
-    request = Request(
-        work, chosen, _known(engines, ("duckdb", "spark")), round(spark_up_to * 1_000_000)
-    )
+    try:
+        lakes = [Size.of(millions, chosen.days) for millions in chosen.millions]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    peers = _known(engines, ("duckdb", "spark"))
+    request = Request(work, chosen, lakes, peers, round(spark_up_to * 1_000_000))
     wanted = _known(only, (*BENCHMARKS, *GROUPS))
     wanted = [name for each in wanted for name in GROUPS.get(each, (each,))] or list(BENCHMARKS)
     work.mkdir(parents=True, exist_ok=True)
@@ -221,13 +221,22 @@ def _number(text: str) -> tuple[str, float]:
     """
     name, _, value = text.partition("=")
     _known(name, NUMBERS)
+    return name, type(getattr(FULL, name))(_positive(value, name))
+
+
+def _positive(text: str, name: str) -> float:
+    """The positive number in a text.
+
+    Raises:
+        BadParameter: it holds none.
+    """
     try:
-        number = type(getattr(FULL, name))(value)
+        number = float(text)
     except ValueError:
         number = 0
     if number <= 0:
-        raise typer.BadParameter(f"{name} is {value!r}; give a positive number")
-    return name, number
+        raise typer.BadParameter(f"{name} is {text!r}; give a positive number")
+    return number
 
 
 def _names(text: str) -> list[str]:

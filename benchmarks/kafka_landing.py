@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from benchmarks.figures import Figure
 from benchmarks.process import Cost, run
 from ingestion.console import DEFAULT_PIPELINE_ID
