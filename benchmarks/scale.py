@@ -85,7 +85,7 @@ def _measure(
             for engine in engines:
                 cost = engine.run(step, _of(engine, lake))
                 ours = ours or cost
-                _agree(engine, step, lake, ours, cost)
+                agree(engine, step, lake, ours, cost)
                 yield Result(engine.name, size.total, size.days, step, cost)
     finally:
         if spark is not None:
@@ -95,7 +95,7 @@ def _measure(
         duck.remove()
 
 
-def _agree(engine: Engine, step: str, lake: Path, ours: Step, theirs: Step) -> None:
+def agree(engine: Engine, step: str, lake: Path, ours: Step, theirs: Step) -> None:
     """Refuse a peer's step whose tests or answers differ from those of the embedded engine."""
     if ours.failures != theirs.failures:
         found = set(ours.failures.items()) ^ set(theirs.failures.items())

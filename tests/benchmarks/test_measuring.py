@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -11,8 +12,9 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from typer.testing import CliRunner
 
-from benchmarks import agreement, duck, process
+from benchmarks import agreement, duck, process, scale
 from benchmarks.__main__ import app
+from benchmarks.engines import DuckDB, Step
 from benchmarks.grown import Size
 from ingestion.lake import Lake
 
@@ -132,3 +134,12 @@ def test_options_that_mean_nothing_are_refused(
     assert done.exit_code == 2, done.output
     assert reason in done.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_peer_whose_tests_find_other_rows_is_refused(tmp_path: Path) -> None:
+    ours = Step(2.0, 1.0, 1.0, 1.0, 0.0, {}, {"test.pinterest.a": 0, "test.pinterest.b": 3})
+    peer = DuckDB(tmp_path, tmp_path)
+    scale.agree(peer, "test", tmp_path, ours, ours)
+    theirs = replace(ours, failures={"test.pinterest.a": 1, "test.pinterest.b": 3})
+    with pytest.raises(RuntimeError, match=r"DuckDB: .*test\.pinterest\.a"):
+        scale.agree(peer, "test", tmp_path, ours, theirs)
