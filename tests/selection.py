@@ -52,6 +52,6 @@ def _needs_more(item: pytest.Item) -> bool:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if terminalreporter.config.getoption("--quick"):
         terminalreporter.write_line(
-            "Not run: the tests with real servers (Airflow, Kafka, Kinesis, MySQL, S3, Spark, a SQL "
-            "warehouse), with a browser, and the long ones. 'make test-all' runs everything."
+            "Not run: tests with real servers (Airflow, Kafka, Kinesis, MySQL, S3, Spark) or a "
+            "browser, and long ones. 'make test-all' runs everything."
         )

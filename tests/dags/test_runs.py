@@ -1,4 +1,4 @@
-"""The daily DAG in a real Airflow: a day, the day again, late days, a failing test, killed tasks."""
+"""The daily DAG in a real Airflow: a day, it again, late days, a failing test, killed tasks."""
 
 from __future__ import annotations
 

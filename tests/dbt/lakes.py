@@ -36,8 +36,8 @@ Row = dict[str, Any]
 #: The project as the first process parsed it, for those that follow.
 _parsed: list[Path] = []
 #: Where processes come from that have dbt imported: that takes longer than what many do with it.
-_processes = get_context("forkserver")
-_processes.set_forkserver_preload(["tests.dbt.imported"])
+processes = get_context("forkserver")
+processes.set_forkserver_preload(["tests.dbt.imported"])
 
 
 @dataclass
@@ -143,7 +143,7 @@ class Built:
         if _parsed and project == ROOT:
             environment["DBT_PARTIAL_PARSE_FILE_PATH"] = str(_parsed[0])
         with ProcessPoolExecutor(
-            1, _processes, initializer=_begin, initargs=(environment,)
+            1, processes, initializer=_begin, initargs=(environment,)
         ) as process:
             yield Dbt(process, self.folder / "logs" / "dbt.log")
         if project == ROOT:

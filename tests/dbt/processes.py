@@ -46,13 +46,16 @@ def _run(command: list[str], environment: dict[str, str], cwd: str, files: list[
     os.chdir(cwd)
     for descriptor, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
-    from tests.dbt import imported
+    from dbt.cli.main import cli
+
+    from runner import commands
 
     several = tuple(command[: len(SEVERAL)]) == SEVERAL
     assert several or command[0] == DBT, command
-    arguments = command[len(SEVERAL) :] if several else command[1:]
     try:
-        sys.exit((imported.several if several else imported.dbt)(arguments))
+        if several:
+            sys.exit(commands.main(command[len(SEVERAL) :]))
+        cli(command[1:], prog_name="dbt")
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

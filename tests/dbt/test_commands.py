@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from tests.dbt import processes
 from tests.dbt.lakes import ROOT, Built, profiles
 
 #: So many tests look at nothing but what has landed.
@@ -16,24 +17,35 @@ OWN_TESTS = 16
 
 
 def run(
-    folder: Path, lake: Path, *command: str, **settings: str
+    folder: Path, lake: Path, *command: str, new: bool = False, **settings: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in the project's folder, its output in another."""
+    """Run a dbt command in the project's folder, its output in another.
+
+    Args:
+        folder: for the profile, the target folder and the logs.
+        lake: LAKE_URI.
+        command: its words.
+        new: whether a new interpreter runs it; one that is forked has imported dbt already.
+        settings: further environment variables.
+    """
     environment = {
+        **os.environ,
         "LAKE_URI": str(lake),
         "DBT_PROFILES_DIR": str(profiles(folder)),
         "DBT_TARGET_PATH": str(folder / "target"),
         "DBT_LOG_PATH": str(folder / "logs"),
         **settings,
     }
+    if not new:
+        return processes.run(command, environment, ROOT)
     return subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
 
 
 def test_a_lake_without_bronze_is_an_error_of_one_line(tmp_path: Path) -> None:
     dbt = str(Path(sys.executable).with_name("dbt"))
-    done = run(tmp_path, tmp_path / "nowhere", dbt, "build")
+    done = run(tmp_path, tmp_path / "nowhere", dbt, "build", new=True)
     said = done.stdout + done.stderr
     assert done.returncode == 2
     assert f"{tmp_path}/nowhere holds no bronze tables; run 'ingest init'" in said
@@ -51,6 +63,7 @@ def test_commands_that_read_no_table_start_no_engine(tmp_path: Path) -> None:
         *(sys.executable, "-m", "dbt_lake"),
         *("parse", "--warn-error-options", '{"error": ["Deprecations"]}'),
         *(",", "ls", "--resource-type", "model", "--output", "name"),
+        new=True,
         PYTHONPATH=str(engine.parents[1]),
     )
     assert done.returncode == 0, done.stdout + done.stderr

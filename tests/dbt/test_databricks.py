@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from databricks.bundles.core import Variable
 from databricks.bundles.jobs import Job
 
 from ingestion.lake import Lake
+from tests.dbt import processes
 from tests.dbt.lakes import ROOT, profiles
 
 BUNDLE = ROOT / "deploy" / "databricks"
@@ -47,10 +47,7 @@ def dbt(folder: Path, *command: str, **settings: str) -> subprocess.CompletedPro
         "DBT_WARN_ERROR_OPTIONS": '{"error": ["Deprecations"]}',
         **settings,
     }
-    program = str(Path(sys.executable).with_name("dbt"))
-    return subprocess.run(
-        [program, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    return processes.run([processes.DBT, *command], environment, ROOT)
 
 
 def manifest(folder: Path) -> Any:
