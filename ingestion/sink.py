@@ -108,8 +108,10 @@ class FolderTarget(Folder):
         """The files of a partition."""
         folder = self._root / f"topics/{topic}/partition={partition}"
         try:
-            paths = sorted(folder.iterdir()) if folder.is_dir() else []
+            paths = sorted(folder.iterdir())
             found = [(str(path.relative_to(self._root)), path.stat().st_size) for path in paths]
+        except FileNotFoundError:
+            return
         except OSError as error:
             raise SourceError(
                 f"{error.filename or folder} cannot be listed: {error.strerror}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,11 +45,14 @@ def s3(
     from ingestion.lake import Lake
     from ingestion.landing import land_objects
     from ingestion.records import KINDS
-    from ingestion.sources.s3 import open_store
+    from ingestion.sources.s3 import NothingThereError, open_store
 
     target = Lake(lake)
     store = open_store(uri)
-    objects, ignored = _sink_objects(store, pipeline_id)
+    try:
+        objects, ignored = _sink_objects(store, pipeline_id)
+    except NothingThereError as error:
+        raise SourceError(f"{error}. {_expected(uri, pipeline_id)}") from error
     target.create()
     accounts = []
     total = sum(item.size for items in objects.values() for item in items)
@@ -86,7 +90,7 @@ def s3(
 def _sink_objects(store: Store, pipeline_id: str) -> tuple[dict[str, list[SinkObject]], list[str]]:
     """The objects of our topics, and the keys of everything else."""
     from ingestion.records import KINDS
-    from ingestion.sources.s3 import parse_name
+    from ingestion.sources.s3 import not_the_layout, parse_name
 
     topics = {f"{pipeline_id}.{kind}" for kind in KINDS}
     objects: dict[str, list[SinkObject]] = {}
@@ -106,9 +110,24 @@ def _sink_objects(store: Store, pipeline_id: str) -> tuple[dict[str, list[SinkOb
             f"but {', '.join(sorted(others))}; "
             "give the id before the dot with --pipeline-id or PIPELINE_ID"
         )
-    if not objects and ignored:
-        raise SourceError(
-            f"{store.uri} is not in the S3 sink's layout: {ignored[0]} is no "
-            "topics/<topic>/partition=<p>/<topic>+<p>+<10-digit start offset>.json"
+    if not objects:
+        raise not_the_layout(
+            store.uri,
+            f"{ignored[0]} is not an object of it" if ignored else "nothing lies below 'topics/'",
         )
     return objects, ignored
+
+
+def _expected(uri: str, pipeline_id: str) -> str:
+    """What objects of a pipeline are called, and which command writes some."""
+    from ingestion.address import is_bucket
+    from ingestion.sink import key_of
+
+    example = key_of(f"{pipeline_id}.pin", 0, 0, compress=False)
+    options = [uri] if pipeline_id == DEFAULT_PIPELINE_ID else [uri, "--pipeline-id", pipeline_id]
+    given = shlex.join(options)
+    return f"An object of pipeline {pipeline_id} is {example}; " + (
+        f"'ingest archive --uri {given}' writes some from Kafka"
+        if is_bucket(uri)
+        else f"'ingest synth --out {given}' writes invented ones"
+    )

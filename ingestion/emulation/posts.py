@@ -207,10 +207,10 @@ def write_posts(out: Path, plan: Plan, progress: Callable[[int], None] = lambda 
         The paths written and how many records of which kind and with which defects they hold.
 
     Raises:
-        FolderInUse: the folder holds a `topics` folder already.
+        FolderInUse: the folder holds something below `topics` already.
     """
     topics = out / "topics"
-    if topics.exists():
+    if any(not path.is_dir() for path in (topics, *topics.rglob("*")) if path.exists()):
         raise FolderInUse(f"{out} already holds {topics.name}; remove it or name another folder")
     stream = _Stream(plan)
     offsets: dict[tuple[Kind, int], int] = {}

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from stat import S_ISDIR
 from typing import IO, Any, Protocol
 
 from ingestion.address import is_bucket, resolve
@@ -24,12 +25,17 @@ from ingestion.errors import SourceError
 from ingestion.offsets import Offsets
 
 SOURCE = "s3"
+_LAYOUT = "topics/<topic>/partition=<p>/<topic>+<p>+<10-digit start offset>.json"
 _NAME = re.compile(
     r"(?P<topic>.+)\+(?P<partition>[0-9]{1,10})\+(?P<start>[0-9]{10,18})\.json(?P<gz>\.gz)?"
 )
 _READ_BYTES = 1024 * 1024
 #: A longer line is not read, so that memory stays bounded; brokers' records end at 10 MiB.
 MAX_LINE_BYTES = 12 * 1024 * 1024
+
+
+class NothingThereError(SourceError):
+    """There is no such folder, or nothing in it is in the sink's layout."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,13 @@ class Folder:
 
     def _list(self) -> Iterator[tuple[str, int]]:
         topics = self._root / "topics"
-        if not os.path.lexists(self._root):
-            raise SourceError(f"no such folder: {self.uri}")
-        if not self._root.is_dir():
+        root_is_folder = _is_folder(self._root)
+        if root_is_folder is None:
+            raise NothingThereError(f"no such folder: {self.uri}")
+        if not root_is_folder:
             raise SourceError(f"{self.uri} is a file; --uri takes the folder that holds topics/")
-        if not topics.is_dir():
-            raise SourceError(_not_the_layout(self.uri, "it holds no folder 'topics'"))
+        if not _is_folder(topics):
+            raise not_the_layout(self.uri, "it holds no folder 'topics'")
         for folder, folders, files in os.walk(topics, onerror=_raise):
             folders.sort()
             for file in sorted(files):
@@ -104,6 +111,20 @@ class Folder:
     def open(self, key: str) -> IO[bytes]:
         """The file, open for reading."""
         return (self._root / key).open("rb", buffering=0)
+
+
+def _is_folder(path: Path) -> bool | None:
+    """Whether a path is a folder; None where there is nothing.
+
+    From Python 3.14 on, Path.is_dir says that there is none where it may not be looked at.
+
+    Raises:
+        OSError: this user may not look at it, say.
+    """
+    try:
+        return S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _raise(error: OSError) -> None:
@@ -151,7 +172,7 @@ class Bucket:
                 "endpoint and the credentials (AWS_*)"
             ) from error
         if not found:
-            raise SourceError(_not_the_layout(self.uri, "nothing lies below 'topics/'"))
+            raise not_the_layout(self.uri, "nothing lies below 'topics/'")
 
     def open(self, key: str) -> IO[bytes]:
         """The object's body."""
@@ -168,11 +189,9 @@ def open_store(uri: str) -> Store:
     return Bucket(uri) if is_bucket(uri) else Folder(uri)
 
 
-def _not_the_layout(uri: str, why: str) -> str:
-    return (
-        f"{uri} is not in the S3 sink's layout: {why}; expected "
-        "topics/<topic>/partition=<p>/<topic>+<p>+<10-digit start offset>.json"
-    )
+def not_the_layout(uri: str, why: str) -> NothingThereError:
+    """The error for a place that holds no object of the layout."""
+    return NothingThereError(f"{uri} is not in the S3 sink's layout: {why}; expected {_LAYOUT}")
 
 
 def parse_name(key: str, size: int) -> SinkObject | None:

@@ -87,7 +87,12 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 def test_no_such_folder(command: Command) -> None:
-    command.refused(f"no such folder: {command.folder}/nowhere", uri=command.folder / "nowhere")
+    nowhere = command.folder / "nowhere"
+    command.refused(
+        f"no such folder: {nowhere}. An object of pipeline t is ",
+        f"'ingest synth --out {nowhere} --pipeline-id t' writes invented ones",
+        uri=nowhere,
+    )
     assert not Path(command.lake).exists()
 
 
@@ -102,13 +107,37 @@ def test_a_folder_of_another_layout(command: Command, inside: str) -> None:
     command.refused(
         f"{folder} is not in the S3 sink's layout: it holds no folder 'topics'; expected",
         "topics/<topic>/partition=<p>/<topic>+<p>+<10-digit start offset>.json",
+        "An object of pipeline t is topics/t.pin/partition=0/t.pin+0+0000000000.json; ",
+        f"'ingest synth --out {folder} --pipeline-id t' writes invented ones",
         uri=folder,
     )
 
 
+@pytest.mark.parametrize("inside", ["", "topics", "topics/0a60b9a8a831.pin/partition=0"])
+def test_a_folder_without_objects(command: Command, tmp_path: Path, inside: str) -> None:
+    folder = tmp_path / "an empty one"
+    (folder / inside).mkdir(parents=True)
+    why = "nothing lies below 'topics/'" if inside else "it holds no folder 'topics'"
+    command.refused(
+        f"{folder} is not in the S3 sink's layout: {why}; expected topics/<topic>/partition=<p>/",
+        "An object of pipeline 0a60b9a8a831 is topics/0a60b9a8a831.pin/partition=0/"
+        "0a60b9a8a831.pin+0+0000000000.json; ",
+        f"'ingest synth --out '{folder}'' writes invented ones",
+        uri=folder,
+        pipeline="0a60b9a8a831",
+    )
+    assert not Path(command.lake).exists()
+    # What it names does it.
+    assert command.ingest("synth", "--out", str(folder), "--posts", "5").code == 0
+    assert command.s3(uri=folder, pipeline="0a60b9a8a831").code == 0
+
+
 def test_a_folder_of_other_files(command: Command) -> None:
     (command.folder / "topics" / "notes.txt").write_text("x")
-    command.refused("not in the S3 sink's layout: topics/notes.txt is no topics/<topic>/")
+    command.refused(
+        "not in the S3 sink's layout: topics/notes.txt is not an object of it; expected topics/",
+        "An object of pipeline t is topics/t.pin/partition=0/t.pin+0+0000000000.json; ",
+    )
 
 
 def test_topics_of_another_pipeline(command: Command) -> None:

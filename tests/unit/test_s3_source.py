@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ingestion.commands.s3
 from ingestion.errors import AddressError, SourceError
 from ingestion.offsets import Offsets
 from ingestion.sources import s3
@@ -310,6 +311,23 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
         list(Folder(str(tmp_path)).list())
 
 
+def test_a_folder_that_cannot_be_looked_at_is_not_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some interpreters' Path.is_dir says that it is not there."""
+    stat = os.stat
+
+    def refuse(path: Any, **more: Any) -> Any:
+        if str(path).endswith("topics"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **more)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    monkeypatch.setattr(Path, "is_dir", lambda *_, **__: False)  # as Python 3.14 has it
+    with pytest.raises(SourceError, match="topics cannot be listed: Permission denied; check"):
+        list(Folder(str(tmp_path)).list())
+
+
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
@@ -362,6 +380,21 @@ def test_a_bucket(uri: str) -> None:
 def test_a_bucket_without_topics() -> None:
     with pytest.raises(SourceError, match=r"s3://bucket is not in the S3 sink's layout: nothing"):
         list(Bucket("s3://bucket", Client({"x/topics/t/o": b""})).list())
+
+
+def test_an_empty_prefix_tells_what_was_expected_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(s3, "open_store", lambda uri: Bucket(uri, Client({})))
+    with pytest.raises(SourceError) as refused:
+        ingestion.commands.s3.s3("s3://bucket/msk", str(tmp_path / "lake"), "f00d", as_json=False)
+    assert str(refused.value) == (
+        "s3://bucket/msk is not in the S3 sink's layout: nothing lies below 'topics/'; expected "
+        "topics/<topic>/partition=<p>/<topic>+<p>+<10-digit start offset>.json. "
+        "An object of pipeline f00d is topics/f00d.pin/partition=0/f00d.pin+0+0000000000.json; "
+        "'ingest archive --uri s3://bucket/msk --pipeline-id f00d' writes some from Kafka"
+    )
+    assert not (tmp_path / "lake").exists()
 
 
 def test_what_a_bucket_answers_is_told() -> None:
