@@ -12,21 +12,34 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Mapping
-from datetime import date
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 
 from stack import process
+from stack.progress import TOTAL, Patience, activity
 
 PROJECT = Path(__file__).resolve().parent.parent
 USER = "admin"
-#: Seconds that a request may take.
-_TIMEOUT = 30
-#: How often a request is made that finds Airflow's database busy.
-_TRIES = 30
+#: Seconds that a request may take: on a busy machine Airflow answers late, and a request that is
+#: repeated may start a second run.
+_TIMEOUT = 300.0
+#: Seconds without progress after which a wait for Airflow has failed.
+_PATIENCE = 120.0
+#: Seconds that a run may go on: more than the DAG's own limits, which end it with a reason.
+_RUN = 24 * 3600.0
+#: Beginnings of variables that lead to another Airflow's files, server or DAGs, or to TLS.
+_FOREIGN = (
+    "AIRFLOW_CONFIG",
+    "_AIRFLOW_",
+    "AIRFLOW__API__SSL_",
+    "AIRFLOW__CORE__EXECUTION_API_SERVER_URL",
+    "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST",
+)
 #: A run in one of these states goes on by itself.
 _GOING = ("queued", "running")
 
@@ -41,25 +54,24 @@ def environment(port: int, folder: Path, environ: Mapping[str, str] = os.environ
     Args:
         port: of 127.0.0.1, for its pages.
         folder: its own; absolute afterwards.
-        environ: what is set there goes before what is set here.
+        environ: what is set there goes before the settings here, except for those that this
+            module's client needs: where the DAGs are, where Airflow listens, who may sign in.
 
     Returns:
         Variables to add to those of the process.
     """
     home = folder.resolve()
     settings = {
-        "CORE__DAGS_FOLDER": str(PROJECT / "dags"),
         "CORE__LOAD_EXAMPLES": "False",
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__PARALLELISM": "16",
+        # Airflow ends the parsing of a file after 30 and 50 s. On a busy machine, which this one
+        # is while Airflow starts, importing Airflow and Cosmos alone can take as long.
+        "CORE__DAGBAG_IMPORT_TIMEOUT": "600",
+        "DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "660",
         # A day is some fifteen tasks one after another, and each would wait for half a second.
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
-        "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
-        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
-        "API__HOST": "127.0.0.1",
-        "API__PORT": str(port),
-        "API__BASE_URL": f"http://127.0.0.1:{port}",
         "LOGGING__WORKER_LOG_SERVER_PORT": str(process.free_port()),
         "LOGGING__TRIGGER_LOG_SERVER_PORT": str(process.free_port()),
         # Nothing is told to anyone.
@@ -70,11 +82,20 @@ def environment(port: int, folder: Path, environ: Mapping[str, str] = os.environ
         # building task is killed; its models are then built one by one, and need none of them.
         "COSMOS__ENABLE_WATCHER_RELIABLE_RETRY": "False",
     }
+    fixed = {
+        "CORE__DAGS_FOLDER": str(PROJECT / "dags"),
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+        "API__HOST": "127.0.0.1",
+        "API__PORT": str(port),
+        "API__BASE_URL": f"http://127.0.0.1:{port}",
+    }
     named = {f"AIRFLOW__{name}": value for name, value in settings.items()}
     programs = str(Path(sys.executable).parent)
     return (
         named
         | {name: environ[name] for name in named if name in environ}
+        | {f"AIRFLOW__{name}": value for name, value in fixed.items()}
         | {
             "AIRFLOW_HOME": str(home),
             "PATH": os.pathsep.join([programs, environ.get("PATH", os.defpath)]),
@@ -102,13 +123,23 @@ def server(port: int, folder: Path) -> process.Server:
         passwords.write_text(json.dumps({USER: secrets.token_urlsafe(12)}))
     program = str(Path(sys.executable).parent / "airflow")
     return process.Server(
-        "Airflow", [program, "standalone"], port, folder, environment(port, folder)
+        "Airflow", [program, "standalone"], port, folder, environment(port, folder), _FOREIGN
     )
 
 
 def password(folder: Path) -> str:
     """The password of the user ``admin``."""
     return str(json.loads((folder / "passwords.json").read_text())[USER])
+
+
+def progress(folder: Path) -> Callable[[], object]:
+    """Make a measure of progress for a client of the Airflow that runs in a folder."""
+
+    def running() -> list[psutil.Process]:
+        found = process.find(folder)
+        return [found] if found else []
+
+    return activity(running, _PATIENCE, folder / "server.log")
 
 
 def stop(folder: Path) -> bool:
@@ -126,7 +157,7 @@ def stop(folder: Path) -> bool:
         parts = sorted(running.children(), key=lambda part: "scheduler" not in part.cmdline())
         for part in parts:
             its = part.children(recursive=True)
-            process.end([part])
+            process.end([part], total=process.PATIENCE)
             process.kill(its)
     return process.stop(folder)
 
@@ -137,18 +168,32 @@ class Client:
     Args:
         address: ``http://host:port``.
         secret: the password of ``admin``.
+        progress: returns a value that changes while Airflow works; waits go on as long.
+        clock: monotonic seconds.
+        sleep: waits for some seconds.
     """
 
-    def __init__(self, address: str, secret: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        secret: str,
+        progress: Callable[[], object] = lambda: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
         self.address = address
         self._secret = secret
+        self._progress = progress
+        self._clock = clock
+        self._sleep = sleep
         self._session = requests.Session()
         # Not those of the environment: it is on this machine.
         self._session.trust_env = False
 
     def ready(self) -> None:
         """Raise an OSError unless all of its parts run."""
-        answer = self._session.get(f"{self.address}/api/v2/monitor/health", timeout=_TIMEOUT)
+        answer = self._session.get(f"{self.address}/api/v2/monitor/health", timeout=30)
         answer.raise_for_status()
         health = answer.json()
         for part in ("metadatabase", "scheduler", "dag_processor", "triggerer"):
@@ -164,39 +209,53 @@ class Client:
             what: ``json`` or ``params``, as `requests` takes them.
 
         Raises:
-            AirflowError: the answer is no success.
+            AirflowError: Airflow does not answer, or the answer is no success.
         """
         if "Authorization" not in self._session.headers:
-            signed = self._session.post(
-                f"{self.address}/auth/token",
-                json={"username": USER, "password": self._secret},
-                timeout=_TIMEOUT,
-            )
+            sign_in = {"username": USER, "password": self._secret}
+            signed = self._send("POST", "auth/token", json=sign_in)
             self._check(signed)
             self._session.headers["Authorization"] = f"Bearer {signed.json()['access_token']}"
-        for _ in range(_TRIES):
-            answer = self._session.request(
-                method, f"{self.address}/api/v2/{path}", timeout=_TIMEOUT, **what
-            )
+        wait = self._patience()
+        while True:
+            answer = self._send(method, f"api/v2/{path}", **what)
             # It could not get at its database, which one writes to at a time, and did nothing.
-            if answer.status_code != requests.codes.service_unavailable:
+            busy = answer.status_code == requests.codes.service_unavailable
+            if not busy or wait.exhausted() is not None:
                 break
-            time.sleep(1)
+            self._sleep(1)
         self._check(answer)
         return answer.json() if answer.content else None
+
+    def _send(self, method: str, path: str, **what: Any) -> requests.Response:
+        url = f"{self.address}/{path}"
+        try:
+            return self._session.request(method, url, timeout=_TIMEOUT, **what)
+        except requests.RequestException as error:
+            raise AirflowError(
+                f"Airflow does not answer at {url}: {error}; see server.log in its folder"
+            ) from error
+
+    def _patience(self, patience: float = _PATIENCE, total: float = TOTAL) -> Patience:
+        return Patience(self._progress, patience, total, self._clock)
 
     def _check(self, answer: requests.Response) -> None:
         if not answer.ok:
             said = " ".join(answer.text.split())[:300]
             raise AirflowError(f"{answer.request.url} answers {answer.status_code}: {said}")
 
-    def wait_for_dag(self, dag: str, timeout: float = 120) -> None:
+    def wait_for_dag(self, dag: str, patience: float = _PATIENCE, total: float = TOTAL) -> None:
         """Wait until the scheduler knows a DAG.
 
+        Args:
+            dag: its id.
+            patience: seconds without progress after which the wait has failed.
+            total: seconds after which it has failed whatever the progress.
+
         Raises:
-            AirflowError: its file has an error, or the time is over.
+            AirflowError: the DAG's file has an error, or the wait has failed.
         """
-        deadline = time.monotonic() + timeout
+        wait = self._patience(patience, total)
         while True:
             for error in self.ask("GET", "importErrors")["import_errors"]:
                 last = error["stack_trace"].strip().splitlines()[-1]
@@ -204,9 +263,9 @@ class Client:
             known = self.ask("GET", "dags", params={"dag_id_pattern": dag})["dags"]
             if any(found["dag_id"] == dag for found in known):
                 return
-            if time.monotonic() > deadline:
-                raise AirflowError(f"the DAG {dag} was not found within {timeout:.0f} s")
-            time.sleep(0.5)
+            if (reason := wait.exhausted()) is not None:
+                raise AirflowError(f"Airflow has not found the DAG {dag}: {reason}")
+            self._sleep(0.5)
 
     def runs(self, dag: str) -> list[dict[str, Any]]:
         """A DAG's runs, the newest first."""
@@ -235,38 +294,55 @@ class Client:
         Returns:
             The run's id.
         """
-        before = {run["dag_run_id"] for run in self.runs(dag)}
+        before = self.runs(dag)
         self.ask("PATCH", f"dags/{dag}", json={"is_paused": False})
-        deadline = time.monotonic() + 10
-        while not before and time.monotonic() < deadline and not self.runs(dag):
-            time.sleep(0.5)
+        wait = self._patience()
+        while not before and self._due(dag) and not self.runs(dag):
+            if wait.exhausted() is not None:
+                break
+            self._sleep(0.5)
         for run in self.runs(dag):
             if run["state"] in _GOING:
                 return str(run["dag_run_id"])
         return self.trigger(dag)
 
-    def wait(self, dag: str, run: str, timeout: float) -> str:
+    def _due(self, dag: str) -> bool:
+        """Whether the scheduler is about to start a run of a DAG."""
+        at = self.ask("GET", f"dags/{dag}")["next_dagrun_run_after"]
+        return at is not None and datetime.fromisoformat(at) <= datetime.now(UTC)
+
+    def wait(self, dag: str, run: str, patience: float, total: float = _RUN) -> str:
         """Wait until a run is over.
+
+        Args:
+            dag: its id.
+            run: the run's id.
+            patience: seconds in which no task runs and none changes its state after which the
+                wait has failed; a task that runs has a limit of its own.
+            total: seconds after which it has failed whatever the progress.
 
         Returns:
             ``success`` or ``failed``.
 
         Raises:
-            AirflowError: it takes longer than ``timeout`` seconds.
+            AirflowError: the wait has failed.
         """
-        deadline = time.monotonic() + timeout
+        seen: list[Any] = []
+
+        def progress() -> object:
+            seen[:] = [(task["task_id"], task["state"]) for task in self.tasks(dag, run)]
+            going = any(state == "running" for _, state in seen)
+            return self._clock() if going else tuple(sorted(seen, key=repr))
+
+        wait = Patience(progress, patience, total, self._clock)
         while True:
             state = str(self.ask("GET", f"dags/{dag}/dagRuns/{run}")["state"])
             if state not in _GOING:
                 return state
-            if time.monotonic() > deadline:
-                left = [
-                    f"{task['task_id']} {task['state']}"
-                    for task in self.tasks(dag, run)
-                    if task["state"] not in ("success", "skipped")
-                ]
-                raise AirflowError(f"{run} goes on after {timeout:.0f} s: {', '.join(left)}")
-            time.sleep(0.5)
+            if (reason := wait.exhausted()) is not None:
+                left = [f"{task} {at}" for task, at in seen if at not in ("success", "skipped")]
+                raise AirflowError(f"{run} is not over, {reason}: {', '.join(left)}")
+            self._sleep(0.5)
 
     def tasks(self, dag: str, run: str) -> list[dict[str, Any]]:
         """The task instances of a run."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import uuid
@@ -10,10 +9,11 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from pathlib import Path
 
+import stack
 from stack.process import Server, ServerError
 
 #: Where `make services` puts its libraries.
-HOME = Path(os.environ.get("STACK_HOME") or ".stack") / "kafka"
+HOME = stack.HOME / "kafka"
 
 
 def missing(home: Path = HOME) -> str | None:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
+import stack
 from stack.process import Server, ServerError
 
 #: Where `make services` puts it.
-HOME = Path(os.environ.get("STACK_HOME") or ".stack") / "kinesis"
+HOME = stack.HOME / "kinesis"
 
 # Its own command listens on every address of the machine.
 _PROGRAM = """
-const [port, path, wait] = process.argv.slice(1)
+const [port, path, wait, home] = process.argv.slice(1)
 const waits = {createStreamMs: +wait, deleteStreamMs: +wait, updateStreamMs: +wait}
 const options = {path, shardLimit: 500, ...waits}
 // A client that is killed while it sends would end the server.
 process.on('uncaughtException', error => { if (error.code !== 'ECONNRESET') throw error })
-require('kinesalite')(options).listen(+port, '127.0.0.1')
+require(home)(options).listen(+port, '127.0.0.1')
 """
 
 
@@ -45,8 +45,9 @@ def server(port: int, folder: Path, wait_ms: int = 50, home: Path = HOME) -> Ser
     """
     if reason := missing(home):
         raise ServerError(reason)
-    modules = str((home / "node_modules").resolve())
     data = folder.resolve() / "data"
     data.mkdir(parents=True, exist_ok=True)
-    command = ["node", "-e", _PROGRAM, str(port), str(data), str(wait_ms)]
-    return Server("Kinesis", command, port, folder.resolve(), {"NODE_PATH": modules})
+    module = (home / "node_modules" / "kinesalite").resolve()
+    command = ["node", "-e", _PROGRAM, str(port), str(data), str(wait_ms), str(module)]
+    # Options of Node's are for another program: a debugger's port, a module to load first.
+    return Server("Kinesis", command, port, folder.resolve(), drop=("NODE_OPTIONS",))

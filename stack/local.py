@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import stack
 from stack import airflow, kafka, kinesis, mysql, process, s3, spark
 
 #: Where the servers of this machine keep their data, their logs and the records of their processes.
-RUN = Path(os.environ.get("STACK_HOME") or ".stack") / "run"
+RUN = stack.HOME / "run"
 
 
 def _port(name: str, usual: int) -> int:
@@ -46,10 +46,10 @@ class Local:
         folder: its own.
         server: makes what it takes to run it.
         address: says where clients find it.
-        ready: raises as long as it does not answer; a port may be open before that.
+        ready: raises an OSError while it does not answer; its port may be open before that.
         port_variable: what chooses its port.
         end: ends it; whether it ran.
-        patience: how many seconds it may take until its port is open, and then until it answers.
+        patience: seconds without progress after which its start has failed.
     """
 
     name: str
@@ -71,23 +71,10 @@ class Local:
             ServerError: it does not start.
         """
         try:
-            pid = process.start(self.server(), self.patience)
+            return process.start(self.server(), self.ready, patience=self.patience)
         except process.PortTakenError as error:
             variable = self.port_variable or f"STACK_{self.name.upper()}_PORT"
             raise process.ServerError(f"{error} with {variable}") from error
-        deadline = time.monotonic() + self.patience
-        while True:
-            try:
-                self.ready()
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    log = self.folder / "server.log"
-                    raise process.ServerError(
-                        f"{self.name} does not answer at {self.address()}: {error}; see {log}"
-                    ) from error
-                time.sleep(0.2)
-            else:
-                return pid
 
     def down(self) -> bool:
         """End it; whether it ran."""
@@ -148,8 +135,8 @@ def servers() -> dict[str, Local]:
         ),
         Local(
             "spark",
-            spark.HOME / "run",
-            lambda: spark.connect_server(_spark_port(), spark.HOME / "run"),
+            _spark_folder(),
+            lambda: spark.connect_server(_spark_port(), _spark_folder()),
             lambda: f"sc://127.0.0.1:{_spark_port()}",
             port_variable="SPARK_REMOTE",
         ),
@@ -160,7 +147,7 @@ def servers() -> dict[str, Local]:
             lambda: f"http://127.0.0.1:{AIRFLOW_PORT}",
             lambda: airflow_client().ready(),
             end=airflow.stop,
-            patience=300.0,
+            patience=120.0,
         ),
     ]
     return {server.name: server for server in known}
@@ -172,7 +159,9 @@ PIPELINE = ("mysql", "kafka", "kinesis", "s3", "gateway")
 
 def airflow_client() -> airflow.Client:
     """A client of this machine's Airflow, which must have been started once."""
-    return airflow.Client(f"http://127.0.0.1:{AIRFLOW_PORT}", airflow.password(RUN / "airflow"))
+    folder = RUN / "airflow"
+    address = f"http://127.0.0.1:{AIRFLOW_PORT}"
+    return airflow.Client(address, airflow.password(folder), airflow.progress(folder))
 
 
 def _gateway() -> process.Server:
@@ -180,6 +169,12 @@ def _gateway() -> process.Server:
     command = [sys.executable, "-m", "ingestion", "gateway", "--open", "--port", port]
     env = {**dict.fromkeys(os.environ), **led_here(os.environ)}
     return process.Server("The gateway", command, GATEWAY_PORT, RUN / "gateway", env)
+
+
+def _spark_folder() -> Path:
+    """Spark's folder; a server that was started by an earlier version has its data elsewhere."""
+    earlier = spark.HOME / "run"
+    return earlier if process.find(earlier) else RUN / "spark"
 
 
 def _spark_port() -> int:
@@ -195,7 +190,7 @@ def _spark_port() -> int:
 def _answers(url: str) -> None:
     """Raise an OSError unless something answers, whatever it says."""
     try:
-        with urlopen(url, timeout=5):
+        with urlopen(url, timeout=30):
             pass
     except URLError as error:
         if getattr(error, "code", None) is None:

@@ -9,15 +9,22 @@ import random
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from tempfile import gettempdir
 from typing import IO
 
 import psutil
+
+from stack.progress import TOTAL, Patience, activity
+
+#: Variables that no server inherits. With the first, which containers set, Python compiles every
+#: module at every start: each task of Airflow, each dbt process.
+NOT_INHERITED = ("PYTHONDONTWRITEBYTECODE",)
 
 #: How long a server may take to end when asked to, in seconds; then it is killed.
 PATIENCE = 20.0
@@ -50,6 +57,7 @@ class Server:
         port: of 127.0.0.1, open as soon as the server is ready.
         folder: its own; holds its data, its log and the record of its process.
         env: variables besides those of this process; None for one that it must not have.
+        drop: beginnings of the names of variables that it does not inherit from this process.
     """
 
     name: str
@@ -57,6 +65,7 @@ class Server:
     port: int
     folder: Path
     env: Mapping[str, str | None] = field(default_factory=dict)
+    drop: Sequence[str] = ()
 
     @property
     def log(self) -> Path:
@@ -64,53 +73,94 @@ class Server:
         return self.folder / "server.log"
 
 
-def start(server: Server, timeout: float = 90.0) -> int:
-    """Start a server, unless it runs, and wait until its port is open.
+def start(
+    server: Server,
+    ready: Callable[[], object] = lambda: None,
+    *,
+    patience: float = 90.0,
+    total: float = TOTAL,
+) -> int:
+    """Start a server, unless it runs, and wait until it is ready.
+
+    A server that is slow is waited for as long as it uses CPU time or its log grows.
 
     Args:
         server: what to run.
-        timeout: seconds to wait for the port.
+        ready: raises an OSError while the server does not answer; called once its port is open.
+        patience: seconds without progress after which it has failed.
+        total: seconds after which it has failed whatever its progress.
 
     Returns:
         The id of its process.
 
     Raises:
-        ServerError: another process has the port, the server ended, or it was too slow; a server
-            that was too slow has been ended.
+        ServerError: another process has the port, the server ended, or it did not become ready.
+            One that this call started has been ended.
     """
     server.folder.mkdir(parents=True, exist_ok=True)
     running = find(server.folder)
-    if running is None and listening(server.port):
-        raise _taken(server)
+    found = running is not None
     if running is None:
-        environ = {**os.environ, **server.env}
-        with server.log.open("wb") as log:
-            child = subprocess.Popen(
-                server.command,
-                env={name: value for name, value in environ.items() if value is not None},
-                cwd=server.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        running = psutil.Process(child.pid)
-        _record(server.folder).write_text(
-            json.dumps({"pid": running.pid, "created": running.create_time()})
-        )
-    deadline = time.monotonic() + timeout
-    while not (listening(server.port) and _listens(running, server.port)):
+        if listening(server.port):
+            raise _taken(server)
+        running = _launch(server)
+    watched = running
+    wait = Patience(activity(lambda: [watched], patience, server.log), patience, total)
+    while (lacks := _lacks(server, running, ready)) is not None:
         if not _alive(running):
             if listening(server.port):
                 raise _taken(server)
             raise ServerError(f"{server.name} ended: {_last_words(server)}; see {server.log}")
-        if time.monotonic() > deadline:
-            stop(server.folder)
+        if (reason := wait.exhausted()) is not None:
+            if not found:
+                stop(server.folder)
+            more = f"; process {running.pid} still runs" if found else ""
             raise ServerError(
-                f"{server.name} was not ready within {timeout:.0f} s; see {server.log}"
+                f"{server.name} is not ready, {reason}: {lacks}{more}; see {server.log}"
             )
         time.sleep(0.1)
     return int(running.pid)
+
+
+def inherit(environ: Mapping[str, str], drop: Sequence[str] = ()) -> dict[str, str]:
+    """Return the variables that a process started here inherits.
+
+    Args:
+        environ: the variables of the process that starts it.
+        drop: beginnings of the names of variables that it does not inherit.
+    """
+    prefixes = (*NOT_INHERITED, *drop)
+    return {name: value for name, value in environ.items() if not name.startswith(prefixes)}
+
+
+def _launch(server: Server) -> psutil.Process:
+    environ = {**inherit(os.environ, server.drop), **server.env}
+    with server.log.open("wb") as log:
+        child = subprocess.Popen(
+            server.command,
+            env={name: value for name, value in environ.items() if value is not None},
+            cwd=server.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    running = psutil.Process(child.pid)
+    _record(server.folder).write_text(
+        json.dumps({"pid": running.pid, "created": running.create_time()})
+    )
+    return running
+
+
+def _lacks(server: Server, running: psutil.Process, ready: Callable[[], object]) -> str | None:
+    """What a server lacks to be ready; None if nothing."""
+    if not (listening(server.port) and _listens(running, server.port)):
+        return f"it does not listen at port {server.port}"
+    try:
+        ready()
+    except OSError as error:
+        return f"it does not answer ({' '.join(str(error).split())})"
+    return None
 
 
 def find(folder: Path) -> psutil.Process | None:
@@ -144,12 +194,18 @@ def stop(folder: Path) -> bool:
     return True
 
 
-def end(processes: Sequence[psutil.Process]) -> None:
-    """Ask processes to end, and kill those that do not within `PATIENCE`."""
+def end(processes: Sequence[psutil.Process], total: float = 120.0) -> None:
+    """Ask processes to end, and kill those that do not.
+
+    Args:
+        processes: which.
+        total: seconds until those are killed that still use CPU time; others are killed after
+            `PATIENCE` seconds.
+    """
     for asked in processes:
         with suppress(psutil.NoSuchProcess):
             asked.terminate()
-    kill(_wait(processes))
+    kill(_wait(processes, total))
 
 
 def kill(processes: Sequence[psutil.Process]) -> None:
@@ -160,13 +216,14 @@ def kill(processes: Sequence[psutil.Process]) -> None:
     _wait(processes)
 
 
-def _wait(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """Wait for processes to end, `PATIENCE` at most; those that have not.
+def _wait(processes: Sequence[psutil.Process], total: float = PATIENCE) -> list[psutil.Process]:
+    """Wait for processes to end; return those that have not.
 
     One that ended is gone, even if whoever started it has not asked how.
     """
-    deadline = time.monotonic() + PATIENCE
-    while (left := [one for one in processes if _alive(one)]) and time.monotonic() < deadline:
+    left = list(processes)
+    wait = Patience(activity(lambda: left, PATIENCE), PATIENCE, total)
+    while (left := [one for one in processes if _alive(one)]) and wait.exhausted() is None:
         time.sleep(0.05)
     return left
 
@@ -202,7 +259,8 @@ def free_port() -> int:
     Raises:
         ServerError: every port is taken.
     """
-    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+    first = random.SystemRandom().randrange(len(_PORTS))
+    for port in chain(_PORTS[first:], _PORTS[:first]):
         if port not in _given and _unused(port) and _reserve(port):
             _given.add(port)
             return port

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
+import stack
 from stack.process import Server, ServerError, free_port
 
 #: Where `make services` puts it.
-HOME = Path(os.environ.get("STACK_HOME") or ".stack") / "s3"
+HOME = stack.HOME / "s3"
 
 #: What clients of the store on this machine present; it takes connections from this machine alone.
 ACCESS_KEY, SECRET_KEY = "local", "local-only"
@@ -58,6 +58,8 @@ def server(port: int, folder: Path, home: Path = HOME) -> Server:
         ],
         port,
         folder,
+        # Its own settings as variables, and credentials that it would let in besides those above.
+        drop=("WEED_", "AWS_", "S3_"),
     )  # fmt: skip
 
 

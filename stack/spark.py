@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import stack
 from stack.process import Server, ServerError
 
 #: Where `make spark` puts the distribution and Delta's libraries.
-HOME = Path(os.environ.get("STACK_HOME") or ".stack") / "spark"
+HOME = stack.HOME / "spark"
 
 #: What Spark is told wherever it runs here.
 SETTINGS = {
@@ -130,4 +131,7 @@ def _submitted(
         port,
         folder,
         {"SPARK_HOME": str(distribution), "TZ": "UTC"},
+        # Clients are told by SPARK_REMOTE where the server is; the launcher takes it for the master
+        # and refuses to start. The others lead to the settings and programs of another Spark.
+        ("SPARK_", "PYSPARK_", "HADOOP_", "HIVE_", "YARN_"),
     )  # fmt: skip

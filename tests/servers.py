@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
+
+from stack.progress import Patience, activity
 
 
 def client(service: str, environment: dict[str, str]) -> Any:
@@ -22,14 +25,24 @@ def client(service: str, environment: dict[str, str]) -> Any:
     )
 
 
-def eventually(action: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """The result of an action as soon as it raises nothing."""
-    deadline = time.monotonic() + seconds
+def eventually(
+    action: Callable[[], Any], seconds: float = 30.0, clock: Callable[[], float] = time.monotonic
+) -> Any:
+    """The result of an action as soon as it raises nothing.
+
+    Args:
+        action: what is tried.
+        seconds: how long it may raise while nothing that this process started uses CPU time; six
+            times as long otherwise.
+        clock: monotonic seconds.
+    """
+    started = activity(psutil.Process().children, seconds)
+    wait = Patience(started, seconds, 6 * seconds, clock)
     while True:
         try:
             return action()
         except Exception:
-            if time.monotonic() > deadline:
+            if wait.exhausted() is not None:
                 raise
             time.sleep(0.1)
 

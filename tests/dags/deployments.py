@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -151,17 +150,10 @@ def running(folder: Path, dags: Path, **settings: str) -> Iterator[airflow.Clien
         "PIPELINE_RETRY_SECONDS": "1",
         **settings,
     }
-    process.start(replace(server, env=env), timeout=180)
+    secret = airflow.password(folder)
+    client = airflow.Client(f"http://127.0.0.1:{port}", secret, airflow.progress(folder))
+    process.start(replace(server, env=env), client.ready, patience=120)
     try:
-        client = airflow.Client(f"http://127.0.0.1:{port}", airflow.password(folder))
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                client.ready()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, server.log.read_text()[-3000:]
-                time.sleep(0.3)
         yield client
     finally:
         airflow.stop(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,17 +111,9 @@ def environment(
         # Nothing of this process: what the startup script left, and the way to the store.
         {**dict.fromkeys(os.environ), **variables, **settings, **store},
     )
-    process.start(server, timeout=240)
+    asking = airflow.Client(f"http://127.0.0.1:{port}", "only-here", airflow.progress(state))
+    process.start(server, asking.ready, patience=120)
     try:
-        asking = airflow.Client(f"http://127.0.0.1:{port}", "only-here")
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                asking.ready()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, server.log.read_text()[-3000:]
-                time.sleep(0.5)
         yield Environment(asking, home, bucket, folder, said, store, synced)
     finally:
         running = process.find(state)

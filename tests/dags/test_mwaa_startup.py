@@ -74,6 +74,8 @@ class Machine:
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": str(self.packages),
             "MWAA_AIRFLOW_COMPONENT": "worker",
+            # This machine may be slower than MWAA's.
+            "PIPELINE_DBT_VENV_SECONDS": "3600",
         }
 
     def lock(self, lines: str) -> None:
@@ -173,6 +175,13 @@ def test_the_environment_is_made_once(machine: Machine) -> None:
     _, said = machine.start("LAKE_URI=other")
     assert said == f"startup.sh: dbt's environment is there: {machine.venv}\n"
     assert mark.exists()
+
+
+def test_what_is_installed_is_compiled(machine: Machine) -> None:
+    """Whatever the image sets: each task would compile dbt again."""
+    machine.start(PYTHONDONTWRITEBYTECODE="1", PIP_NO_COMPILE="1")
+    compiled = {path.name.split(".")[0] for path in machine.venv.rglob("dbt/cli/**/*.pyc")}
+    assert compiled == {"__init__", "main"}
 
 
 def test_another_lock_makes_another_environment(machine: Machine) -> None:
@@ -287,6 +296,26 @@ def test_an_index_that_never_answers_is_given_up(machine: Machine) -> None:
     assert "it took longer than 8 s altogether" in said
     assert time.monotonic() - begun < 30
     assert not machine.venv.exists()
+
+
+def test_it_is_done_before_mwaa_gives_up(machine: Machine) -> None:
+    """MWAA waits five minutes for a startup script; elsewhere there may be another limit."""
+    tools = machine.folder / "tools"
+    tools.mkdir()
+    limits = machine.folder / "limits"
+    program = tools / "timeout"
+    program.write_text(f'#!/bin/sh\necho "$1" >>"{limits}"\nshift\nexec "$@"\n')
+    program.chmod(0o755)
+    path = f"{tools}:{machine.environ['PATH']}"
+    del machine.environ["PIPELINE_DBT_VENV_SECONDS"]
+    for given_, most in (({}, 240), ({"PIPELINE_DBT_VENV_SECONDS": "86400"}, 86400)):
+        machine.start(PATH=path, **given_)
+        seconds = [int(line) for line in limits.read_text().split()]
+        assert seconds == sorted(seconds, reverse=True)  # what is left of it, at each step
+        assert len(seconds) == 4
+        assert most - 60 < seconds[0] <= most
+        (machine.venv / ".digest").unlink()
+        limits.unlink()
 
 
 def test_no_python(machine: Machine) -> None:

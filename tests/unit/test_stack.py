@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
@@ -20,6 +23,7 @@ from typer.testing import CliRunner
 
 from stack import demo, local, process, spark
 from stack.__main__ import app as stack_command
+from stack.progress import Patience
 from tests.servers import eventually
 
 LISTEN = """
@@ -83,7 +87,7 @@ def test_a_port_that_is_taken_meanwhile_is_not_its_own(folder: Path, tmp_path: P
 
 def test_a_server_may_listen_by_one_that_it_starts(folder: Path) -> None:
     script = f"import subprocess as s, sys; s.run([sys.executable, '-c', {LISTEN!r}, sys.argv[1]])"
-    process.start(server(folder, script), timeout=30)
+    process.start(server(folder, script))
 
 
 def test_a_server_that_ends_is_quoted(folder: Path) -> None:
@@ -92,10 +96,132 @@ def test_a_server_that_ends_is_quoted(folder: Path) -> None:
     assert process.find(folder) is None
 
 
-def test_a_server_that_is_too_slow_is_ended(folder: Path) -> None:
-    with pytest.raises(process.ServerError, match="not ready within 1 s"):
-        process.start(server(folder, "import time; time.sleep(60)"), timeout=1)
+def test_a_server_without_progress_is_ended(folder: Path) -> None:
+    idle = server(folder, "import time; time.sleep(60)")
+    with pytest.raises(process.ServerError) as failed:
+        process.start(idle, patience=2)
+    assert str(failed.value) == (
+        f"The server is not ready, no progress for 2 s: it does not listen at port {idle.port}; "
+        f"see {idle.log}"
+    )
     assert process.find(folder) is None
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "print('one more', flush=True); time.sleep(0.1)",
+        "sum(range(100_000))",
+        # By another process, which it waits for.
+        "subprocess.run([sys.executable, '-c', 'sum(range(20_000_000))'])",
+    ],
+    ids=["log", "cpu", "child"],
+)
+def test_a_slow_server_is_waited_for_while_it_works(folder: Path, work: str) -> None:
+    script = f"""
+import subprocess, sys, time
+end = time.monotonic() + 6
+while time.monotonic() < end:
+    {work}
+{LISTEN}"""
+    begun = time.monotonic()
+    process.start(server(folder, script), patience=3)
+    assert time.monotonic() - begun > 6
+
+
+def test_a_server_that_works_for_ever_is_ended(folder: Path) -> None:
+    with pytest.raises(process.ServerError, match="is not ready, not done after 4 s: it does not"):
+        process.start(server(folder, "while True: print('one more')"), patience=3, total=4)
+    assert process.find(folder) is None
+
+
+def test_a_server_is_ready_when_it_answers(folder: Path) -> None:
+    tries = []
+
+    def ready() -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ConnectionError("not yet")
+
+    process.start(server(folder), ready)
+    assert len(tries) == 3
+
+
+def test_a_server_that_listens_and_never_answers_is_named(folder: Path) -> None:
+    def never() -> None:
+        raise TimeoutError("the read operation\ntimed out")
+
+    mute = server(folder)
+    why = r"no progress for 2 s: it does not answer \(the read operation timed out\)"
+    with pytest.raises(process.ServerError, match=why):
+        process.start(mute, never, patience=2)
+    assert process.find(folder) is None
+    # One that another command started is not ended.
+    pid = process.start(mute)
+    with pytest.raises(process.ServerError, match=rf"timed out\); process {pid} still runs; see"):
+        process.start(mute, never, patience=2)
+    assert process.find(folder) is not None
+
+
+def test_a_server_that_ends_after_it_listened_is_quoted(folder: Path) -> None:
+    script = LISTEN.replace("time.sleep(60)", "time.sleep(1); sys.exit('no more room')")
+
+    def never() -> None:
+        raise ConnectionError("not yet")
+
+    with pytest.raises(process.ServerError, match=r"ended: no more room; see .*server\.log"):
+        process.start(server(folder, script), never)
+
+
+class Clock:
+    """Seconds, and how much has been done by then."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.done = 0.0
+        self.wait = Patience(lambda: self.done, quiet=30, total=100, clock=lambda: self.now)
+
+    def at(self, now: float) -> str | None:
+        """Why the wait has failed at a time."""
+        self.now = now
+        return self.wait.exhausted()
+
+
+def test_patience_lasts_as_long_as_there_is_progress() -> None:
+    clock = Clock()
+    assert [clock.at(now) for now in (10, 20, 29)] == [None] * 3
+    clock.done = 1
+    assert [clock.at(now) for now in (29.9, 31, 59)] == [None] * 3
+    assert [clock.at(now) for now in (61, 62)] == ["no progress for 30 s"] * 2
+
+
+def test_patience_ends_in_spite_of_progress() -> None:
+    clock = Clock()
+    for clock.done in range(100):
+        assert clock.at(clock.done) is None
+    assert clock.at(100) == "not done after 100 s"
+
+
+def test_a_busy_process_is_given_the_time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "PATIENCE", 1.0)
+    work = "end = time.monotonic() + 3\n    while time.monotonic() < end: pass\n    sys.exit(7)"
+    idle = "time.sleep(60)"
+    codes = []
+    for what in (work, idle):
+        script = f"""
+import signal, sys, time
+def finish(*_):
+    {what}
+signal.signal(signal.SIGTERM, finish)
+print("ready", flush=True)
+time.sleep(60)
+"""
+        child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        process.end([psutil.Process(child.pid)])
+        codes.append(child.wait(20))
+    assert codes == [7, -signal.SIGKILL]
 
 
 def test_a_server_gets_the_variables_it_is_to_have(
@@ -107,6 +233,20 @@ def test_a_server_gets_the_variables_it_is_to_have(
     env = {"GOES": None, "CHANGES": "now"}
     with pytest.raises(process.ServerError, match="ended: before None now; see"):
         process.start(replace(server(folder, script), env=env))
+
+
+def test_a_server_does_not_inherit_what_is_meant_for_other_programs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ZOO_REMOTE", "PYTHONDONTWRITEBYTECODE", "STAYS"):
+        monkeypatch.setenv(name, "1")
+    script = (
+        "import os; print(sorted({'ZOO_HOME', 'ZOO_REMOTE', 'PYTHONDONTWRITEBYTECODE', 'STAYS'}"
+    )
+    script += " & os.environ.keys()))"
+    env = {"ZOO_HOME": "here"}
+    with pytest.raises(process.ServerError, match=r"ended: \['STAYS', 'ZOO_HOME'\]; see"):
+        process.start(replace(server(folder, script), env=env, drop=("ZOO_",)))
 
 
 def test_nobody_is_given_a_port_twice() -> None:
