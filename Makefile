@@ -85,15 +85,15 @@ report: install ## Write report/index.html from the marts as they are
 # Those who develop have it already, with other things.
 ORCHESTRATION := $(firstword $(wildcard $(VENV)/.bench $(VENV)/.dev) $(VENV)/.orchestration)
 
-STACK := $(or $(STACK_HOME),.stack)
-
 spark: install spark-install ## Start Apache Spark with Delta here, for `dbt build --target spark`
 	@$(BIN)/python -m stack up spark
 
 spark-down: install ## End it
 	@$(BIN)/python -m stack down spark
 
-spark-install: $(STACK)/spark/.installed ## Put Spark and Delta into .stack (500 MB; needs Java and Maven)
+# Each installation is complete before it replaces the former one: see stack/install.py.
+spark-install: install ## Put Spark and Delta into .stack (500 MB; needs Java and Maven)
+	@$(BIN)/python -m stack install spark
 
 stack: stack-install ## The whole pipeline with real servers: posts in, both paths, the same answers
 	@$(BIN)/python -m stack demo
@@ -101,10 +101,8 @@ stack: stack-install ## The whole pipeline with real servers: posts in, both pat
 stack-down: install ## End its servers
 	@$(BIN)/python -m stack down
 
-stack-install: install $(STACK)/kafka/.installed $(STACK)/kinesis/.installed $(STACK)/s3/.installed ## Put its servers into .stack (200 MB; needs Java, Maven, npm)
-	@command -v mariadbd >/dev/null || { \
-		echo "error: the source database needs MariaDB: 'apt-get install mariadb-server' or" \
-			"'brew install mariadb'" >&2; exit 1; }
+stack-install: install ## Put its servers into .stack (200 MB; needs Java, Maven, npm, MariaDB)
+	@$(BIN)/python -m stack install mysql kafka kinesis s3
 
 airflow: $(ORCHESTRATION) install sink/topics ## Start Airflow here with the daily DAG, and run it now
 	@$(BIN)/dbt parse --quiet
@@ -113,7 +111,8 @@ airflow: $(ORCHESTRATION) install sink/topics ## Start Airflow here with the dai
 airflow-down: install ## End it
 	@$(BIN)/python -m stack down airflow
 
-services: spark-install stack-install mwaa-install ## Put every server that tests run against into .stack (2 GB)
+services: install ## Put every server that tests run against into .stack (2 GB)
+	@$(BIN)/python -m stack install mysql spark kafka kinesis s3 mwaa
 
 databricks: $(VENV)/.databricks profiles.yml ## Make .venv with what the databricks target needs
 
@@ -124,7 +123,8 @@ mwaa-upload: install ## Upload the DAG and the project for MWAA: BUCKET=… [ID=
 # As it is given: a value may hold spaces, quotes and dollars.
 mwaa-upload: export SETTINGS = $(value SET)
 
-mwaa-install: install $(STACK)/mwaa/.installed ## Put MWAA's Airflow and its environment of dbt into .stack (1.3 GB)
+mwaa-install: install ## Put MWAA's Airflow and its environment of dbt into .stack (1.3 GB)
+	@$(BIN)/python -m stack install mwaa
 
 bench: $(VENV)/.bench profiles.yml ## Measure landing and building (see benchmarks/README.md)
 	$(BIN)/python -m benchmarks
@@ -195,55 +195,4 @@ $(VENV)/.base $(VENV)/.databricks $(VENV)/.orchestration $(VENV)/.test $(VENV)/.
 	$(call INSTALL,pip install $(QUIETLY) --python $(BIN)/python --require-hashes \
 		-r requirements/$*.txt) && "$$tools/bin/uv" pip install --quiet --python $(BIN)/python \
 		--no-deps --build-constraints requirements/bootstrap.txt -e .
-	@touch $@
-
-# Spark is a program here, not a library: it lies in a folder of its own, apart from the thin client
-# of the same package name.
-$(STACK)/spark/.installed: requirements/spark.txt requirements/spark-jars.xml
-	@command -v java >/dev/null && command -v mvn >/dev/null || { \
-		echo "error: Spark needs Java 17 and Maven; install them, for instance with" \
-			"'apt-get install default-jre-headless maven' or 'brew install openjdk@17 maven'" >&2; exit 1; }
-	@rm -rf $(STACK)/spark/python $(STACK)/spark/jars && mkdir -p $(STACK)/spark
-	$(call INSTALL,pip install --quiet --python $(BIN)/python --target $(STACK)/spark/python --require-hashes \
-		--build-constraints requirements/bootstrap.txt -r requirements/spark.txt)
-	@mvn --quiet --batch-mode -Dstyle.color=never --file requirements/spark-jars.xml \
-		org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
-		-DoutputDirectory=$(abspath $(STACK)/spark/jars) -DincludeGroupIds=io.delta,io.unitycatalog
-	@touch $@
-
-$(STACK)/kafka/.installed: requirements/kafka-jars.xml
-	@command -v java >/dev/null && command -v mvn >/dev/null || { \
-		echo "error: Kafka needs Java 17 and Maven; install them, for instance with" \
-			"'apt-get install default-jre-headless maven' or 'brew install openjdk@17 maven'" >&2; exit 1; }
-	@rm -rf $(STACK)/kafka/jars && mkdir -p $(STACK)/kafka
-	@mvn --quiet --batch-mode -Dstyle.color=never --file requirements/kafka-jars.xml \
-		org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
-		-DoutputDirectory=$(abspath $(STACK)/kafka/jars)
-	@touch $@
-
-$(STACK)/kinesis/.installed: requirements/kinesis/package.json requirements/kinesis/package-lock.json
-	@command -v npm >/dev/null || { \
-		echo "error: Kinesalite needs Node.js and npm; install them, for instance with" \
-			"'apt-get install nodejs npm' or 'brew install node'" >&2; exit 1; }
-	@rm -rf $(STACK)/kinesis && mkdir -p $(STACK)/kinesis
-	@cp requirements/kinesis/package.json requirements/kinesis/package-lock.json $(STACK)/kinesis/
-	@cd $(STACK)/kinesis && npm ci --silent --ignore-scripts --no-fund --no-audit
-	@touch $@
-
-$(STACK)/s3/.installed: requirements/s3.txt
-	@rm -rf $(STACK)/s3
-	$(call INSTALL,pip install --quiet --python $(BIN)/python --target $(STACK)/s3 --require-hashes \
-		-r requirements/s3.txt)
-	@touch $@
-
-# MWAA's Airflow; and what startup.sh makes on a worker, by startup.sh.
-$(STACK)/mwaa/.installed: requirements/mwaa.txt requirements/base.txt requirements/bootstrap.txt deploy/mwaa/startup.sh
-	@rm -rf $(STACK)/mwaa && mkdir -p $(STACK)/mwaa
-	$(call INSTALL,venv --quiet --python $(BIN)/python $(STACK)/mwaa/airflow) && \
-		"$$tools/bin/uv" pip install --quiet --python $(STACK)/mwaa/airflow/bin/python --require-hashes \
-		-r requirements/mwaa.txt
-	@$(BIN)/python -m deploy.mwaa.startup > $(STACK)/mwaa/startup.sh
-	@PATH="$(abspath $(STACK))/mwaa/airflow/bin:$$PATH" \
-		PIPELINE_DBT_VENV="$(abspath $(STACK))/mwaa/dbt_venv" bash $(STACK)/mwaa/startup.sh
-	@test -f $(STACK)/mwaa/dbt_venv/.digest
 	@touch $@

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
+import time
 from enum import StrEnum
 from typing import Annotated
 
@@ -11,13 +13,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stack import airflow, local, process
+import stack
+from stack import airflow, local, mysql, process
+from stack.steps import Steps
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="Real servers on this machine, reachable from it alone.\n\n"
     "Examples:\n\n"
+    "  python -m stack install kafka     puts Kafka into .stack\n\n"
     "  python -m stack up                all but Spark and Airflow\n\n"
     "  python -m stack up kafka spark    only these\n\n"
     '  eval "$(python -m stack env)"     tells this shell where they are\n\n'
@@ -25,7 +30,7 @@ app = typer.Typer(
     "  python -m stack down              ends all but Spark and Airflow",
 )
 console = Console(highlight=False, soft_wrap=True)
-problems = Console(stderr=True, highlight=False, soft_wrap=True)
+problems = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 class Known(StrEnum):
@@ -40,7 +45,38 @@ class Known(StrEnum):
     AIRFLOW = "airflow"
 
 
+class Installed(StrEnum):
+    """The servers that are installed into `.stack`, and the one that the system has."""
+
+    SPARK = "spark"
+    KAFKA = "kafka"
+    KINESIS = "kinesis"
+    S3 = "s3"
+    MWAA = "mwaa"
+    MYSQL = "mysql"
+
+
 Names = Annotated[list[Known] | None, typer.Argument(help="Which; the pipeline's by default.")]
+
+
+@app.command()
+def install(
+    names: Annotated[list[Installed], typer.Argument(help="Which.")],
+) -> None:
+    """Install servers into `.stack`; one in use is replaced when the new one is complete."""
+    from stack.install import InstallError
+    from stack.install import install as install_all
+    from stack.recipes import RECIPES
+
+    # As the keyboard does: what was begun is removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        reason = mysql.missing() if Installed.MYSQL in names else None
+        recipes = [recipe for recipe in RECIPES if recipe.name in names]
+        install_all(recipes, stack.HOME, Steps(console), lacks=[reason] if reason else [])
+    except InstallError as error:
+        problems.print(f"error: {error}")
+        raise typer.Exit(1) from error
 
 
 @app.command()
@@ -113,11 +149,17 @@ def daily(
     """Start Airflow, take the daily DAG out of its pause, run it now."""
     server = local.servers()["airflow"]
     dag = "pinterest_daily"
+    steps = Steps(console)
     try:
-        with console.status("starting Airflow"):
+        if process.find(server.folder) is None:
+            with steps.step("starting Airflow (20 s to 2 min)"):
+                begun = time.monotonic()
+                server.up()
+            steps.say(f"  {time.monotonic() - begun:.1f} s")
+        else:
             server.up()
         client = local.airflow_client()
-        with console.status(f"waiting for the DAG {dag}"):
+        with steps.step(f"waiting until Airflow has read the DAG {dag} (10 s to 1 min)"):
             client.wait_for_dag(dag)
             run = client.run_now(dag)
         console.print(f"Airflow runs {dag}")
@@ -125,8 +167,8 @@ def daily(
         console.print(f"  user {airflow.USER}, password {airflow.password(server.folder)}")
         console.print("  make airflow-down   ends it")
         if wait:
-            with console.status("the run goes on"):
-                state = client.wait(dag, run, timeout=3600)
+            with steps.step("waiting for the end of the run (2 to 10 min)"):
+                state = client.wait(dag, run, patience=900)
             console.print(f"  the run ended: {state}")
             if state != "success":
                 raise typer.Exit(1)

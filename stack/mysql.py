@@ -17,7 +17,10 @@ DATABASE = "pinterest"
 def missing() -> str | None:
     """What keeps it from starting, with the way out; None if nothing does."""
     if shutil.which("mariadbd") is None or shutil.which("mariadb-install-db") is None:
-        return "the source database needs MariaDB: apt-get install mariadb-server"
+        return (
+            "the source database needs MariaDB: 'apt-get install mariadb-server' or "
+            "'brew install mariadb'"
+        )
     return None
 
 
