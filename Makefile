@@ -29,8 +29,12 @@ help: ## List the commands
 install: $(VENV)/.base profiles.yml ## Make .venv with what the pipeline needs
 
 demo: install sink/topics ## Invent posts, land, build, test, answer: everything once
+	@echo "landing the posts in the lake $(LAKE_URI): a few seconds"
 	@$(BIN)/ingest s3 --uri sink
+	@echo "building the models, testing them, writing the dbt docs: half a minute"
 	@$(BIN)/python -m dbt_lake build --quiet , docs generate --static --quiet
+	@echo "reading the answers: a few seconds"
+	@echo
 	@$(BIN)/python -m reporting answers
 	@$(BIN)/python -m reporting page --out report/index.html
 	@echo
@@ -159,6 +163,7 @@ profiles.yml:
 
 sink/topics: | install
 	@rm -rf sink.partial
+	@echo "inventing $(POSTS) posts in sink/: a few seconds"
 	@$(BIN)/ingest synth --posts $(POSTS) --people $(PEOPLE) --out sink.partial
 	@mkdir -p sink && mv sink.partial/topics sink/topics && rm -rf sink.partial
 
