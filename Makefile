@@ -109,6 +109,7 @@ stack-install: install ## Put its servers into .stack (200 MB; needs Java, Maven
 	@$(BIN)/python -m stack install mysql kafka kinesis s3
 
 airflow: $(ORCHESTRATION) install sink/topics ## Start Airflow here with the daily DAG, and run it now
+	@echo "reading the dbt project (10 s)"
 	@$(BIN)/dbt parse --quiet
 	@$(BIN)/python -m stack daily
 

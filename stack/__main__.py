@@ -125,7 +125,7 @@ def demo(
     from stack.demo import BATCH, LAKES, STREAM, DemoError, run
 
     try:
-        agreeing = run(posts, os.environ.get("PIPELINE_ID") or "0a60b9a8a831", console.print)
+        agreeing = run(posts, os.environ.get("PIPELINE_ID") or "0a60b9a8a831", Steps(console))
     except (process.ServerError, DemoError) as error:
         problems.print(f"error: {error}")
         raise typer.Exit(1) from error

@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 
-from stack import local
+from stack import local, process
+from stack.steps import Steps
 
 KINDS = ("pin", "geo", "user")
 BUCKET = "pinterest"
@@ -40,13 +40,13 @@ class DemoError(Exception):
     """A step failed, or the two paths differ."""
 
 
-def run(posts: int, pipeline: str, say: Callable[[str], None]) -> list[tuple[str, int]]:
+def run(posts: int, pipeline: str, steps: Steps) -> list[tuple[str, int]]:
     """Drive posts through all of it; running it again sends more of them.
 
     Args:
         posts: how many the emulator sends.
         pipeline: the deployment's id.
-        say: takes a line about each step.
+        steps: tells people what is done, about how long it takes, and how long it took.
 
     Returns:
         The tables that the two paths agree about, each with its number of rows.
@@ -56,7 +56,9 @@ def run(posts: int, pipeline: str, say: Callable[[str], None]) -> list[tuple[str
         DemoError: a step fails, or the two paths differ.
     """
     servers = local.servers()
+    steps.say(f"starting {', '.join(local.PIPELINE)} (20 s to 2 min)")
     for name in local.PIPELINE:
+        started = steps.clock()
         if name == "gateway":
             try:
                 make_streams(pipeline)
@@ -64,31 +66,33 @@ def run(posts: int, pipeline: str, say: Callable[[str], None]) -> list[tuple[str
                 said = " ".join(str(error).split()) or type(error).__name__
                 raise DemoError(f"topics, streams and bucket cannot be made: {said}") from error
         servers[name].up()
-        say(f"{name} listens on {servers[name].address()}")
+        took = steps.clock() - started
+        steps.say(f"  {name} listens on {servers[name].address()} ({took:.1f} s)")
     objects = f"s3://{BUCKET}/msk"
-    steps: list[tuple[str, list[str], str | None]] = [
-        ("filling the source database", ["ingestion", "seed-database"], None),
+    commands: list[tuple[str, str, list[str], str | None]] = [
+        ("filling the source database", "5 s", ["ingestion", "seed-database"], None),
         (
             f"posting {posts:,} posts to Kafka and to Kinesis",
+            f"{5 + posts // 40} s",
             ["ingestion", "emulate", "--count", str(posts), "--connections", "4"],
             None,
         ),
-        ("batch path: Kafka to S3", ["ingestion", "archive", "--uri", objects], None),
-        ("batch path: S3 to bronze", ["ingestion", "s3", "--uri", objects], BATCH),
-        ("batch path: building", ["dbt_lake", "build", "--quiet"], BATCH),
-        ("stream path: Kinesis to bronze", ["ingestion", "kinesis", "--once"], STREAM),
+        ("batch path: Kafka to S3", "5 s", ["ingestion", "archive", "--uri", objects], None),
+        ("batch path: S3 to bronze", "5 s", ["ingestion", "s3", "--uri", objects], BATCH),
+        ("batch path: building", "30 s", ["dbt_lake", "build", "--quiet"], BATCH),
+        ("stream path: Kinesis to bronze", "10 s", ["ingestion", "kinesis", "--once"], STREAM),
         # The tables of the other path have been tested, and these must be the same.
-        ("stream path: building", ["dbt_lake", "run", "--quiet"], STREAM),
+        ("stream path: building", "15 s", ["dbt_lake", "run", "--quiet"], STREAM),
     ]
-    environment = {**local.led_here(os.environ), "PIPELINE_ID": pipeline}
-    for title, command, path in steps:
-        say(f"\n{title}: {' '.join(['python', '-m', *command])}")
+    environment = {**process.inherit(local.led_here(os.environ)), "PIPELINE_ID": pipeline}
+    for title, about, command, path in commands:
+        steps.say(f"\n{title}, about {about}: {' '.join(['python', '-m', *command])}")
         more = {"LAKE_URI": str((LAKES / path).resolve())} if path else {}
-        begun = time.monotonic()
+        started = steps.clock()
         done = subprocess.run([sys.executable, "-m", *command], env=environment | more, check=False)
         if done.returncode:
             raise DemoError(f"{title} failed; the servers go on running (python -m stack down)")
-        say(f"  {time.monotonic() - begun:.1f} s")
+        steps.say(f"  {steps.clock() - started:.1f} s")
     return compare(LAKES / BATCH, LAKES / STREAM)
 
 
@@ -138,7 +142,12 @@ def make_streams(pipeline: str) -> None:
         "aws_secret_access_key": environment["AWS_SECRET_ACCESS_KEY"],
         "region_name": environment["AWS_REGION"],
     }
-    admin = KafkaAdminClient(bootstrap_servers=environment["KAFKA_BOOTSTRAP_SERVERS"])
+    admin = KafkaAdminClient(
+        bootstrap_servers=environment["KAFKA_BOOTSTRAP_SERVERS"],
+        # The broker runs; on a busy machine it may take longer than the usual half minute.
+        bootstrap_timeout_ms=300_000,
+        request_timeout_ms=300_000,
+    )
     try:
         there = set(admin.list_topics())
         names = [f"{pipeline}.{kind}" for kind in KINDS]
@@ -156,7 +165,7 @@ def make_streams(pipeline: str) -> None:
             if error.response["Error"]["Code"] != "ResourceInUseException":
                 raise
         kinesis.get_waiter("stream_exists").wait(
-            StreamName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 30}
+            StreamName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 300}
         )
     s3 = boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"], **keys)
     if BUCKET not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:

@@ -167,8 +167,8 @@ def airflow_client() -> airflow.Client:
 def _gateway() -> process.Server:
     port = str(GATEWAY_PORT)
     command = [sys.executable, "-m", "ingestion", "gateway", "--open", "--port", port]
-    env = {**dict.fromkeys(os.environ), **led_here(os.environ)}
-    return process.Server("The gateway", command, GATEWAY_PORT, RUN / "gateway", env)
+    folder = RUN / "gateway"
+    return process.Server("The gateway", command, GATEWAY_PORT, folder, environment(), FOREIGN)
 
 
 def _spark_folder() -> Path:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from botocore.exceptions import ClientError
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from sqlalchemy import create_engine, text
 
-from stack import demo, kafka, kinesis, local, mysql, process, s3
+from stack import demo, kafka, kinesis, local, mysql, process, s3, spark
 from tests.dbt.lakes import ROOT, profiles
-from tests.services.conftest import client, folder_of
+from tests.services.conftest import client, eventually, folder_of
 
 
 def test_all_of_it_from_the_first_server_to_the_last(tmp_path: Path) -> None:
@@ -44,6 +45,9 @@ def test_all_of_it_from_the_first_server_to_the_last(tmp_path: Path) -> None:
         "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{process.free_port()}",
         "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
         "GATEWAY_API_KEYS": "a-key",
+        # What is meant for other programs of the servers' languages.
+        "NODE_OPTIONS": "--require ./a-module-of-theirs.js",
+        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
     def run(*command: str) -> str:
@@ -59,6 +63,9 @@ def test_all_of_it_from_the_first_server_to_the_last(tmp_path: Path) -> None:
         said = run(*stack, "demo", "--posts", "20")
         assert "the batch path and the stream path agree in 14 tables" in said
         assert re.search(r"intermediate.int_posts +20 *$", said, re.MULTILINE)
+        gateway = process.find(home / "run" / "gateway")
+        assert gateway is not None
+        assert "PYTHONDONTWRITEBYTECODE" not in gateway.environ()
         assert len(re.findall("process [0-9]+", run(*stack, "status"))) == len(names)
         lake = f"--lake {shlex.quote(str(tmp_path / 'lake'))}"
         python = shlex.quote(sys.executable)
@@ -75,6 +82,60 @@ def test_all_of_it_from_the_first_server_to_the_last(tmp_path: Path) -> None:
     assert len(pids) == len(names)
     assert "process" not in run(*stack, "status")
     assert not [pid for pid in psutil.process_iter(["cmdline"]) if str(home) in str(pid.info)]
+
+
+def test_spark_starts_where_a_client_is_led_to_it(tmp_path: Path) -> None:
+    """SPARK_REMOTE names its port, and would make Spark's launcher refuse to start."""
+    if reason := spark.missing():
+        pytest.skip(reason)
+    home = folder_of(tmp_path, "stack")
+    (home / "spark").symlink_to(spark.HOME.resolve())
+    address = f"sc://127.0.0.1:{process.free_port()}"
+    environment = {
+        **os.environ,
+        "STACK_HOME": str(home),
+        "SPARK_REMOTE": address,
+        # Another Spark's.
+        "SPARK_LOCAL_DIRS": "/nowhere",
+        "PYSPARK_SUBMIT_ARGS": "--master yarn",
+    }
+    said = []
+    for command in ("up", "status", "down"):
+        done = subprocess.run(
+            [sys.executable, "-m", "stack", command, *(["spark"] if command != "status" else [])],
+            cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert f"spark    listens on {address} (process " in said[0]
+    assert re.search("spark    process [0-9]+", said[1])
+    assert said[2] == "spark    ended\n"
+    # Its data outlives its installation.
+    assert (home / "run" / "spark" / "server.log").exists()
+    assert not (spark.HOME / "run").exists()
+
+
+def test_the_store_lets_in_its_own_credentials_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those that the shell has for another account."""
+    if reason := s3.missing():
+        pytest.skip(reason)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-an-account")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-it")
+    folder, port = folder_of(tmp_path, "s3"), process.free_port()
+    process.start(s3.server(port, folder))
+    environment = s3.environment(port)
+    try:
+        eventually(lambda: client("s3", environment).list_buckets())
+        environment["AWS_ACCESS_KEY_ID"] = "of-an-account"
+        environment["AWS_SECRET_ACCESS_KEY"] = "secret-of-it"
+        with pytest.raises(ClientError, match="InvalidAccessKeyId"):
+            client("s3", environment).list_buckets()
+    finally:
+        if found := process.find(folder):
+            found.kill()  # asked to end, it takes a quarter of a minute
+        process.stop(folder)
 
 
 def test_what_is_there_is_not_made_again(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,11 +21,13 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 from kafka.errors import TopicAuthorizationFailedError
+from rich.console import Console
 from typer.testing import CliRunner
 
 from stack import demo, local, process, spark
 from stack.__main__ import app as stack_command
 from stack.progress import Patience
+from stack.steps import Steps
 from tests.servers import eventually
 
 LISTEN = """
@@ -408,7 +412,44 @@ def test_servers_that_refuse_what_the_demo_needs_are_quoted(
     monkeypatch.setattr(local, "servers", lambda: dict.fromkeys(local.PIPELINE, there))
     monkeypatch.setattr(demo, "make_streams", refuse)
     with pytest.raises(demo.DemoError, match=r"bucket cannot be made: .*not yours$"):
-        demo.run(1, "p", lambda _: None)
+        demo.run(1, "p", Steps(Console(file=StringIO())))
+
+
+def test_the_demo_says_what_it_does_before_and_how_long_it_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    clock = SimpleNamespace(now=0.0)
+    said = StringIO()
+    printed_before: list[str] = []
+    environments: list[dict[str, str]] = []
+
+    def up() -> None:
+        clock.now += 2
+
+    def run(_: list[str], *, env: dict[str, str], check: bool) -> SimpleNamespace:
+        printed_before.append(said.getvalue().splitlines()[-1])
+        environments.append(env)
+        clock.now += 3
+        return SimpleNamespace(returncode=check)
+
+    there = SimpleNamespace(up=up, address=lambda: "there")
+    monkeypatch.setattr(local, "servers", lambda: dict.fromkeys(local.PIPELINE, there))
+    monkeypatch.setattr(demo, "make_streams", lambda _: None)
+    monkeypatch.setattr(demo, "compare", lambda *_: [])
+    monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=run))
+    steps = Steps(Console(file=said, soft_wrap=True), clock=lambda: clock.now)
+    assert demo.run(500, "p", steps) == []
+    lines = said.getvalue().splitlines()
+    assert lines[:2] == [
+        "starting mysql, kafka, kinesis, s3, gateway (20 s to 2 min)",
+        "  mysql listens on there (2.0 s)",
+    ]
+    assert lines.count("  3.0 s") == len(printed_before) == 7
+    for line in printed_before:
+        assert re.search(r", about \d+ s: python -m (ingestion|dbt_lake) ", line)
+    # Each dbt process would compile its packages.
+    assert not any("PYTHONDONTWRITEBYTECODE" in env for env in environments)
 
 
 def test_the_two_paths_are_compared_row_by_row(tmp_path: Path) -> None:
