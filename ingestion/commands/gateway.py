@@ -80,6 +80,9 @@ def gateway(
     `/docs` describes them, `/healthz` and `/metrics` watch them. An answer of 200 with an offset
     or a sequence number means that the record is stored by all in-sync replicas.
 
+    `/healthz` is 503 while Kafka or Kinesis does not answer, at the latest after 10 seconds. Kafka
+    counts where KAFKA_BOOTSTRAP_SERVERS is set or it was reached, Kinesis from the first record.
+
     SIGTERM ends it: what is under way is finished first. It starts without Kafka and connects as
     soon as it can.
     """
@@ -108,7 +111,8 @@ def gateway(
             "raise the one or lower the others"
         )
     keys = keys_for(read_keys(os.environ, api_keys_file), host, open_to_all)
-    kafka = KafkaSink(client_settings(os.environ), ack_timeout)
+    expected = bool(os.environ.get("KAFKA_BOOTSTRAP_SERVERS"))
+    kafka = KafkaSink(client_settings(os.environ), ack_timeout, expected=expected)
     listener = bind(host, port)
     log_to_stderr(access_log)
     address = f"[{host}]" if ":" in host else host

@@ -40,6 +40,7 @@ from ingestion.gateway.bodies import (
     kinesis_record,
     kinesis_records,
 )
+from ingestion.gateway.health import UNREACHABLE
 from ingestion.gateway.keys import ANYBODY, Keys
 from ingestion.gateway.limits import RECORD_BYTES, Budget, Hold, Limits, Rates, read_body
 from ingestion.gateway.metrics import Metrics
@@ -55,7 +56,7 @@ class Kafka(Protocol):
 
     @property
     def state(self) -> str:
-        """``connected``, or in a word what else."""
+        """One of the words of :mod:`ingestion.gateway.health`."""
 
     async def start(self) -> None:
         """Begin to connect."""
@@ -72,6 +73,10 @@ class Kafka(Protocol):
 
 class Kinesis(Protocol):
     """Where records for streams go."""
+
+    @property
+    def state(self) -> str:
+        """One of the words of :mod:`ingestion.gateway.health`."""
 
     async def stop(self) -> None:
         """Wait for what is under way."""
@@ -262,7 +267,10 @@ class Gateway:
         self._rates.spend(client)
 
     async def _health(self, _: Request) -> Response:
-        return json_response({"status": "serving", "kafka": self._kafka.state})
+        states = {"kafka": self._kafka.state, "kinesis": self._kinesis.state}
+        if UNREACHABLE in states.values():
+            return json_response({"status": "unavailable", **states}, status=503)
+        return json_response({"status": "serving", **states})
 
     async def _show_metrics(self, _: Request) -> Response:
         return PlainTextResponse(

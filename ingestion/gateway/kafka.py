@@ -17,6 +17,7 @@ from kafka.net.compat import KafkaNetClient
 
 from ingestion.gateway.answers import NOT_RETRIABLE, RETRIABLE, Offset, Reason, Refused
 from ingestion.gateway.bodies import KafkaRecord
+from ingestion.gateway.health import CONNECTED, FAILING, UNREACHABLE, UNUSED, Pulse
 from ingestion.gateway.topics import FRESH_SECONDS, Topic, Topics, describe
 
 #: Records are handed over in parts of this size, so that other requests have their turn.
@@ -32,6 +33,8 @@ _LEARN_SECONDS = 0.05
 #: Seconds for which nothing may be acknowledged, from the first records that were not, before the
 #: clients are made anew: a producer whose records timed out may never send again.
 _STUCK_SECONDS = 5.0
+#: Seconds without an answer, besides those that records may take, before the clients are made anew.
+_LOST_SECONDS = 10.0
 #: Seconds that the producer has to say that a record's time is over.
 _GRACE_SECONDS = 1.0
 
@@ -125,6 +128,7 @@ class KafkaSink:
         ack_seconds: that records may take to be acknowledged.
         connect: makes the clients.
         now: seconds of a clock that never goes back.
+        expected: whether brokers that were never reached are missed.
     """
 
     def __init__(
@@ -133,11 +137,13 @@ class KafkaSink:
         ack_seconds: float,
         connect: Callable[[Mapping[str, Any], float], Clients] = connect,
         now: Callable[[], float] = time.monotonic,
+        expected: bool = True,
     ) -> None:
         self._servers = settings.get("bootstrap_servers", "the brokers")
         self._connect = lambda: connect(settings, ack_seconds)
         self._ack_seconds = ack_seconds
         self._now = now
+        self._expected = expected
         self._threads = ThreadPoolExecutor(4, "kafka")
         self._clients: Clients | None = None
         self._topics = Topics(self._describe, now)
@@ -146,24 +152,34 @@ class KafkaSink:
         self._turn = 0
         self._failing_since: float | None = None
         self._given_up = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._pulse = Pulse(self._check, now)
+        self._keepers: list[asyncio.Task[None]] = []
 
     @property
     def state(self) -> str:
-        """``connected``, ``failing`` while nothing is acknowledged, or ``unreachable``."""
+        """Whether the brokers answer.
+
+        ``connected``, ``failing`` while they answer and acknowledge nothing, ``unreachable``, or
+        ``unused`` where none was found and none is expected.
+        """
         if self._clients is None:
-            return "unreachable"
-        return "connected" if self._failing_since is None else "failing"
+            return UNREACHABLE if self._expected else UNUSED
+        if self._pulse.gone:
+            return UNREACHABLE
+        return CONNECTED if self._failing_since is None else FAILING
 
     async def start(self) -> None:
         """Begin to connect, and to stay connected."""
-        self._keeper = asyncio.create_task(self._keep_connected())
+        self._keepers = [
+            asyncio.create_task(self._keep_connected()),
+            asyncio.create_task(self._pulse.watch()),
+        ]
 
     async def stop(self) -> None:
         """Send what is left and close."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
         clients, self._clients = self._clients, None
         if clients is not None:
             await self._run(lambda: _close(clients, self._ack_seconds))
@@ -271,6 +287,7 @@ class KafkaSink:
         if clients is self._clients:  # what was sent with others says nothing about these
             if None in errors:
                 self._failing_since = None
+                self._pulse.heard()
             elif futures and self._failing_since is None:
                 self._failing_since = self._now()
         for error in errors:
@@ -280,6 +297,23 @@ class KafkaSink:
                     self._denied[name] = self._now() + FRESH_SECONDS
                 self._give_up(clients, _said(error))
                 break
+
+    async def _check(self) -> None:
+        """Ask the brokers something that costs little and needs no right.
+
+        Raises:
+            KafkaError: none of them answers.
+        """
+        clients = self._clients
+        if clients is None:
+            raise kafka_errors.KafkaConnectionError
+        try:
+            await self._run(clients.admin.describe_cluster)
+        except kafka_errors.BrokerResponseError as error:
+            if isinstance(error, RetriableError):  # the client says of a time-out that it is one
+                raise
+        if clients is not self._clients:
+            raise kafka_errors.KafkaConnectionError
 
     def _give_up(self, clients: Clients, why: str) -> None:
         if self._clients is clients:
@@ -304,8 +338,10 @@ class KafkaSink:
                     await asyncio.sleep(_CONNECT_SECONDS)
                     continue
                 silent = False
+                self._expected = True
                 self._warm.clear()
                 self._failing_since = None
+                self._pulse.heard()
                 self._given_up.clear()
                 log.info("connected to Kafka at %s", self._servers)
             with contextlib.suppress(TimeoutError):
@@ -314,6 +350,9 @@ class KafkaSink:
             since = self._failing_since
             if since is not None and self._now() - since > _STUCK_SECONDS and self._clients:
                 self._give_up(self._clients, f"nothing was acknowledged for {_STUCK_SECONDS:g} s")
+            # No record can be under way any more, and the brokers may have other addresses now.
+            elif self._clients and self._pulse.silence > self._ack_seconds + _LOST_SECONDS:
+                self._give_up(self._clients, f"no broker answered for {self._pulse.silence:.0f} s")
 
 
 def unfit(record: KafkaRecord, topic: Topic) -> Offset | None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 from ingestion.gateway.answers import Placed, Reason, Refused
 from ingestion.gateway.bodies import KinesisRecord
+from ingestion.gateway.health import CONNECTED, UNREACHABLE, UNUSED, Pulse
 
 #: What one call of PutRecords takes.
 _CALL_RECORDS = 500
@@ -20,6 +24,7 @@ _CALL_BYTES = 5 * 2**20
 _THREADS = 16
 _ATTEMPTS = 4
 _BACKOFF_SECONDS = 0.1
+_CHECK_TIMEOUT = 3.0
 _RETRY_AFTER = 1.0
 _UNSAID = "Kinesis did not say where the record is; it may have been written"
 
@@ -61,6 +66,7 @@ class KinesisSink:
         ack_seconds: that a request's records may take to be acknowledged.
         open_client: makes the boto3 client when the first record comes.
         sleep: waits for seconds.
+        now: seconds of a clock that never goes back.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class KinesisSink:
         ack_seconds: float,
         open_client: Callable[[], Any] = open_client,
         sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ack_seconds = ack_seconds
         self._open_client = open_client
@@ -75,9 +82,21 @@ class KinesisSink:
         self._client: Any = None
         self._opening = asyncio.Lock()
         self._threads = ThreadPoolExecutor(_THREADS, "kinesis")
+        self._pulse = Pulse(self._check, now)
+        self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> str:
+        """``connected`` or ``unreachable``; ``unused`` before the first record."""
+        if self._client is None:
+            return UNUSED
+        return UNREACHABLE if self._pulse.gone else CONNECTED
 
     async def stop(self) -> None:
         """Wait for the calls that are under way."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
         await asyncio.to_thread(self._threads.shutdown)
         if self._client is not None:
             self._client.close()
@@ -110,7 +129,13 @@ class KinesisSink:
                     self._client = await asyncio.to_thread(self._open_client)
                 except Exception as error:  # boto3's are of many kinds
                     raise refusal(error) from error
+                self._pulse.heard()
+                self._watcher = asyncio.create_task(self._pulse.watch())
             return self._client
+
+    async def _check(self) -> None:
+        url = self._client.meta.endpoint_url
+        await asyncio.get_running_loop().run_in_executor(self._threads, speaks_http, url)
 
     def _deadline(self) -> Callable[[], bool]:
         """What tells whether a request's time is over.
@@ -123,9 +148,27 @@ class KinesisSink:
     async def _in_time(self, work: Callable[[], _T]) -> _T:
         try:
             async with asyncio.timeout(self._ack_seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+                done = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except TimeoutError:
             raise _too_late() from None
+        self._pulse.heard()
+        return done
+
+
+def speaks_http(url: str) -> None:
+    """See that a server answers at an address, whatever it says; no credentials are needed.
+
+    Raises:
+        OSError: it does not.
+    """
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=_CHECK_TIMEOUT).close()
+    except HTTPError:
+        pass
+    except URLError as error:
+        # Its certificate may be one that only the client knows.
+        if not isinstance(error.reason, ssl.SSLError):
+            raise
 
 
 def put_one(

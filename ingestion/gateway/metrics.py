@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from ingestion.gateway.health import CONNECTED
 from ingestion.gateway.limits import Budget
 
 
@@ -41,7 +42,7 @@ class Metrics:
         for name, what, value in (
             ("in_flight_requests", "Requests waiting to be acknowledged.", lambda: budget.requests),
             ("in_flight_bytes", "Bytes of requests under way.", lambda: budget.bytes),
-            ("kafka_connected", "Whether Kafka answers.", lambda: kafka_state() == "connected"),
+            ("kafka_connected", "Whether Kafka answers.", lambda: kafka_state() == CONNECTED),
         ):
             Gauge(f"gateway_{name}", what, registry=registry).set_function(value)
 

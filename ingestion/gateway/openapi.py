@@ -12,6 +12,7 @@ from ingestion.gateway.bodies import (
     MAX_PARTITION,
     MAX_PARTITION_KEY,
 )
+from ingestion.gateway.health import CONNECTED, FAILING, UNREACHABLE, UNUSED
 from ingestion.gateway.limits import Limits
 from ingestion.records import MAX_DEPTH
 
@@ -259,14 +260,26 @@ def _placed(*required: str) -> Json:
 
 
 def _health() -> Json:
-    schema = _object(
-        status={"enum": ["serving"]},
-        kafka={"enum": ["connected", "failing", "unreachable"]},
-    )
+    def states(status: str, *of_kafka_alone: str) -> Json:
+        either = [CONNECTED, UNUSED] + ([UNREACHABLE] if status == "unavailable" else [])
+        return _object(
+            status={"enum": [status]},
+            kafka={"enum": [*either, *of_kafka_alone]},
+            kinesis={"enum": either},
+        )
+
     return {
         "operationId": "health",
-        "summary": "Whether requests are taken, and whether Kafka answers.",
-        "responses": {"200": _response("Requests are taken.", schema)},
+        "summary": "Whether Kafka and Kinesis answer.",
+        "description": (
+            "A broker or an endpoint that is gone shows within 10 s. Kafka is `failing` while it "
+            "answers and acknowledges nothing. It is `unused` where no address was given and none "
+            "was found; Kinesis before the first record."
+        ),
+        "responses": {
+            "200": _response("What is used answers.", states("serving", FAILING)),
+            "503": _response("Something does not answer.", states("unavailable", FAILING)),
+        },
     }
 
 

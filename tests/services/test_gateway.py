@@ -26,7 +26,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.partitioner import murmur2
 
-from stack import kafka, process
+from stack import kafka, kinesis, process
 from tests.services.conftest import client, eventually
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "RegnixS_rest_proxy_consumer"
@@ -58,6 +58,10 @@ class Gateway(NamedTuple):
     def health(self) -> Any:
         """What it says of itself."""
         return requests.get(f"{self.url}/healthz", timeout=30).json()
+
+    def health_status(self) -> int:
+        """The status that it says that with."""
+        return requests.get(f"{self.url}/healthz", timeout=30).status_code
 
 
 @contextmanager
@@ -421,7 +425,11 @@ def test_a_broker_that_comes_late_freezes_and_goes(tmp_path: Path) -> None:
             answer = gateway.post("x", "1")
             assert (answer.status_code, answer.json()["error_code"]) == (503, 503)
             assert int(answer.headers["Retry-After"]) >= 1
-            assert gateway.health() == {"status": "serving", "kafka": "unreachable"}
+            assert gateway.health() == {
+                "status": "unavailable",
+                "kafka": "unreachable",
+                "kinesis": "unused",
+            }
 
             process.start(server)
             topic, other = new_topic(address, 2), new_topic(address, 2)
@@ -449,6 +457,78 @@ def test_a_broker_that_comes_late_freezes_and_goes(tmp_path: Path) -> None:
             eventually(lambda: connected(gateway))
         finally:
             process.stop(tmp_path / "kafka")
+
+
+def test_health_follows_a_broker_though_nobody_posts(tmp_path: Path) -> None:
+    if reason := kafka.missing():
+        pytest.skip(reason)
+    folder = tmp_path / "kafka"
+    server = kafka.broker(process.free_port(), process.free_port(), folder)
+    process.start(server)
+    try:
+        with running(KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{server.port}") as gateway:
+            eventually(lambda: connected(gateway))
+            assert gateway.health_status() == 200
+            java = process.find(folder)
+            assert java is not None
+            java.suspend()
+            try:
+                notices(gateway, 503)
+            finally:
+                java.resume()
+            notices(gateway, 200)
+            java.kill()
+            java.wait(30)
+            notices(gateway, 503)
+            assert gateway.health()["kafka"] == "unreachable"
+            process.start(server)
+            notices(gateway, 200)
+            topic = new_topic(f"127.0.0.1:{server.port}")
+            eventually(lambda: places(gateway.post(topic, "1")))
+    finally:
+        process.stop(folder)
+
+
+def test_health_follows_a_kinesis_that_was_used(tmp_path: Path) -> None:
+    if reason := kinesis.missing():
+        pytest.skip(reason)
+    folder = tmp_path / "kinesis"
+    server = kinesis.server(process.free_port(), folder)
+    process.start(server)
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}",
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_REGION": "us-east-1",
+    }
+    try:
+        # No address of Kafka is given, and none is missed.
+        with running(**environment, KAFKA_BOOTSTRAP_SERVERS="") as gateway:
+            assert gateway.health()["kinesis"] == "unused"
+            assert gateway.health_status() == 200
+            gateway.put("nosuch", '{"Data":1,"PartitionKey":"k"}')
+            assert gateway.health()["kinesis"] == "connected"
+            node = process.find(folder)
+            assert node is not None
+            node.kill()
+            node.wait(30)
+            notices(gateway, 503)
+            assert gateway.health()["kinesis"] == "unreachable"
+            process.start(server)
+            notices(gateway, 200)
+    finally:
+        process.stop(folder)
+
+
+def notices(gateway: Gateway, status: int) -> None:
+    """The gateway's health has another status within 10 s, and keeps it."""
+    began = time.monotonic()
+    while gateway.health_status() != status:
+        assert time.monotonic() - began < 10
+        time.sleep(0.05)
+    for _ in range(40):
+        assert gateway.health_status() == status
+        time.sleep(0.05)
 
 
 def frozen(gateway: Gateway, topic: str) -> None:

@@ -56,6 +56,8 @@ class FakeKafka:
 class FakeKinesis:
     """Streams in memory; what is called like a missing one is not there."""
 
+    state = "unused"
+
     def __init__(self) -> None:
         self.records: list[KinesisRecord] = []
         self.stopped = False
@@ -312,6 +314,32 @@ def test_what_is_too_much_at_once_is_to_be_sent_again() -> None:
     asked(test, limits=Limits(in_flight_requests=3, in_flight_bytes=40_000))
 
 
+@pytest.mark.parametrize(
+    ("kafka", "kinesis", "status"),
+    [
+        ("connected", "connected", 200),
+        ("unused", "connected", 200),
+        ("failing", "unused", 200),
+        ("unreachable", "connected", 503),
+        ("connected", "unreachable", 503),
+        ("unreachable", "unreachable", 503),
+    ],
+)
+def test_health_is_of_what_is_used(kafka: str, kinesis: str, status: int) -> None:
+    async def test(gateway: Asked) -> None:
+        gateway.kafka.state, gateway.kinesis.state = kafka, kinesis
+        answer = await gateway.ask("GET", "/healthz")
+        assert answer.status == status
+        said = "serving" if status == 200 else "unavailable"
+        assert answer.json == {"status": said, "kafka": kafka, "kinesis": kinesis}
+        described = (await gateway.ask("GET", "/openapi.json")).json["paths"]["/healthz"]["get"]
+        content = described["responses"][str(status)]["content"]["application/json"]
+        for name, value in answer.json.items():
+            assert value in content["schema"]["properties"][name]["enum"]
+
+    asked(test)
+
+
 def test_health_and_metrics() -> None:
     async def test(gateway: Asked) -> None:
         gateway.kafka.failures = {1: Offset(None, None, 1, "x")}
@@ -334,7 +362,10 @@ def test_health_and_metrics() -> None:
         ):
             assert line in lines
         answer = await gateway.ask("GET", "/healthz")
-        assert (answer.status, answer.json) == (200, {"status": "serving", "kafka": "connected"})
+        assert (answer.status, answer.json) == (
+            200,
+            {"status": "serving", "kafka": "connected", "kinesis": "unused"},
+        )
         async with gateway.app.router.lifespan_context(gateway.app):
             pass
         assert gateway.kafka.stopped
