@@ -29,7 +29,9 @@ from dbt.plugins.manager import dbtPlugin
 from dbt_common.context import get_invocation_context
 from dbt_common.exceptions import DbtRuntimeError
 
+from ingestion.address import is_bucket, resolve
 from ingestion.bucket import engine_options
+from ingestion.errors import AddressError
 
 #: Commands that never talk to an engine.
 WITHOUT_ENGINE = frozenset({"clean", "deps", "docs", "init", "list", "ls", "parse", "serve"})
@@ -78,9 +80,16 @@ def _remote() -> str | None:
 
 
 def _absolute(lake: str, project: Path) -> str:
-    if "://" in lake:
-        return lake.rstrip("/")
-    return str((project / lake).resolve())
+    """The lake's address as Python's commands resolve it; a relative path lies in the project.
+
+    Raises:
+        DbtRuntimeError: it is no path and no place in a bucket.
+    """
+    try:
+        address = resolve(lake, "LAKE_URI")
+    except AddressError as error:
+        raise DbtRuntimeError(str(error)) from error
+    return address if is_bucket(address) else str((project / address).resolve())
 
 
 def _tell_macros(name: str, value: str) -> None:
@@ -100,7 +109,7 @@ def _wait_for_turn(lake: str) -> None:
     such lock.
     """
     global _turn
-    if _turn is not None or "://" in lake or not Path(lake).is_dir():
+    if _turn is not None or is_bucket(lake) or not Path(lake).is_dir():
         return
     import fcntl
 
@@ -124,7 +133,7 @@ def _scratch(lake: str) -> str:
     It goes when the process ends; what a killed one left goes now. A lake in a bucket has none:
     there it is a folder of the machine.
     """
-    if "://" in lake:
+    if is_bucket(lake):
         scratch = Path(tempfile.gettempdir(), f"lake-scratch-{os.getpid()}")
     else:
         scratch = Path(lake, ".scratch")
@@ -194,7 +203,7 @@ def _attach(spark: Any, lake: str, embedded: bool) -> None:
         spark.sql(f"create schema if not exists `{schema}` location '{lake}/{schema}'")
         if not embedded:
             _check_location(spark, schema, f"{lake}/{schema}")
-            if "://" not in lake:
+            if not is_bucket(lake):
                 _forget_what_is_gone(spark, schema, Path(lake))
     for schema, table, location in tables:
         # The embedded engine learns a table's columns from a query alone; nothing is written.
@@ -234,7 +243,7 @@ def _forget_what_is_gone(spark: Any, schema: str, lake: Path) -> None:
 
 def _tables_under(lake: str) -> Iterator[tuple[str, str, str]]:
     """Schema, table and address of every Delta table two levels below the lake."""
-    if "://" in lake:
+    if is_bucket(lake):
         yield from _tables_in_bucket(lake)
         return
     for log in sorted(Path(lake).glob("*/*/_delta_log")):

@@ -7,16 +7,14 @@ import os
 import pty
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pytest
 
+from tests.dbt import processes
 from tests.dbt.changing import VERSIONS, Project
 from tests.dbt.lakes import ROOT, Built, profiles
-
-DBT = (sys.executable, "-m", "dbt_lake")
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +50,7 @@ def test_a_log_gets_a_line_before_and_one_after(environment: Mapping[str, str]) 
         ", show --quiet --select plain --output json , docs generate --no-compile --quiet "
         ", test --select passes"
     )
-    done = subprocess.run(
-        [*DBT, *commands.split()], cwd=ROOT, env=environment, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    done = processes.run([*processes.SEVERAL, *commands.split()], environment, ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert without_times(done.stderr) == [
         "building 4 models",
@@ -76,7 +71,7 @@ def test_a_log_gets_a_line_before_and_one_after(environment: Mapping[str, str]) 
 def test_a_terminal_shows_one_line_that_goes(environment: Mapping[str, str]) -> None:
     leader, follower = pty.openpty()
     with subprocess.Popen(
-        [*DBT, "run", "--quiet", ",", "test", "--quiet"],
+        [*processes.SEVERAL, "run", "--quiet", ",", "test", "--quiet"],
         cwd=ROOT, env=environment, stdout=follower, stderr=follower,
     ) as process:  # fmt: skip
         os.close(follower)

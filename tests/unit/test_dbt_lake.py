@@ -31,11 +31,21 @@ def test_tables_are_folders_with_a_log_two_levels_down(tmp_path: Path) -> None:
     [
         ("./lake", "/project/lake"),
         ("/elsewhere/lake", "/elsewhere/lake"),
+        ("file:///elsewhere/lake", "/elsewhere/lake"),
         ("s3://bucket/prefix/", "s3://bucket/prefix"),
     ],
 )
 def test_a_relative_lake_lies_in_the_project(given: str, expected: str) -> None:
     assert dbt_lake._absolute(given, Path("/project")) == expected
+
+
+@pytest.mark.parametrize(
+    "given", ["s3//bucket/prefix", "s3:/bucket/prefix", "gs://bucket", "s3://"]
+)
+def test_an_address_of_no_lake_is_refused(given: str) -> None:
+    """It would be built as a folder of that name."""
+    with pytest.raises(DbtRuntimeError, match=f"{given} .*LAKE_URI"):
+        dbt_lake._absolute(given, Path("/project"))
 
 
 def test_a_second_writer_waits_for_the_first(tmp_path: Path) -> None:
