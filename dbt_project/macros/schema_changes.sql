@@ -23,12 +23,18 @@
     {%- if env_var("LAKE_ENGINE", "") == "embedded" and on_schema_change != "fail" -%}
         {%- set changes = check_for_schema_changes(source_relation, target_relation) -%}
         {%- set missing = changes["target_not_in_source"] | map(attribute="name") | list -%}
-        {%- set added, retyped = [], [] -%}
-        {%- if on_schema_change != "ignore" -%}
-            {%- do added.extend(changes["source_not_in_target"] | map(attribute="name")) -%}
-        {%- endif -%}
+        {%- set added = changes["source_not_in_target"] | map(attribute="name") | list -%}
+        {%- set retyped = [] -%}
         {%- if on_schema_change == "sync_all_columns" -%}
             {%- do retyped.extend(changes["new_target_types"] | map(attribute="column_name")) -%}
+        {%- endif -%}
+        {%- set remedy = "'dbt run --full-refresh --select " ~ model.name ~ "'" -%}
+        {%- if added and on_schema_change == "ignore" -%}
+            {%- do exceptions.warn(
+                target_relation ~ " goes on without new columns of its model (" ~ added | join(", ")
+                ~ "); " ~ remedy ~ " adds them"
+            ) -%}
+            {%- set added = [] -%}
         {%- endif -%}
         {%- set differences = [] -%}
         {%- for where, names in [
@@ -40,7 +46,7 @@
             {%- do exceptions.raise_compiler_error(
                 "the columns of " ~ target_relation ~ " are not those of its model ("
                 ~ differences | join("; ") ~ "), and the embedded engine cannot alter a table; "
-                ~ "build it again with 'dbt run --full-refresh --select " ~ model.name ~ "'"
+                ~ "build it again with " ~ remedy
             ) -%}
         {%- endif -%}
         {{ return(changes["source_columns"] if on_schema_change != "ignore" else {}) }}
