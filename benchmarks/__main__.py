@@ -201,6 +201,8 @@ def main(
     chosen = replace(
         SMALL if small else FULL, **{name: value for name, value in given.items() if value}
     )
+    if chosen.steps[0] != STEPS[0]:
+        raise typer.BadParameter(f"--steps is {steps!r}; the first step must be {STEPS[0]}")
     try:
         lakes = [Size.of(millions, chosen.days) for millions in chosen.millions]
     except ValueError as error:

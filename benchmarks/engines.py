@@ -207,13 +207,14 @@ class DuckDB:
     name = "DuckDB"
 
     def __init__(self, work: Path, compiled: Path) -> None:
-        self.database = work / "peer.duckdb"
+        self.database = work / "duckdb" / "peer.duckdb"
         self.compiled = compiled
 
     def run(self, step: str, lake: Path) -> Step:
         """Take one of `benchmarks.sizes.STEPS` on a lake."""
         if step == "full":
             self.remove()
+            self.database.parent.mkdir(parents=True)
         before = _size(self.database)
         cost = run([*DUCK, step, str(lake), str(self.compiled), str(self.database)])
         said: dict[str, Any] = json.loads(cost.output.strip().splitlines()[-1])
@@ -223,8 +224,7 @@ class DuckDB:
 
     def remove(self) -> None:
         """Remove the database and what lies beside it."""
-        for path in self.database.parent.glob(f"{self.database.stem}*"):
-            path.unlink()
+        shutil.rmtree(self.database.parent, ignore_errors=True)
 
 
 def _size(database: Path) -> int:

@@ -118,6 +118,7 @@ def test_sizes(millions: float, posts: int, copies: int) -> None:
     [
         ("--only", "landings", "landings is unknown"),
         ("--steps", "full,week", "week is unknown"),
+        ("--steps", "daily,full", "must be full"),
         ("--engines", "sqlite", "sqlite is unknown"),
         ("--set", "postss=3", "postss is unknown"),
         ("--set", "kafka_posts=few", "positive number"),
@@ -143,3 +144,12 @@ def test_a_peer_whose_tests_find_other_rows_is_refused(tmp_path: Path) -> None:
     theirs = replace(ours, failures={"test.pinterest.a": 1, "test.pinterest.b": 3})
     with pytest.raises(RuntimeError, match=r"DuckDB: .*test\.pinterest\.a"):
         scale.agree(peer, "test", tmp_path, ours, theirs)
+
+
+def test_a_database_goes_without_what_lies_beside_it(tmp_path: Path) -> None:
+    peer = DuckDB(tmp_path, tmp_path)
+    (tmp_path / "peer-project").mkdir()
+    peer.database.parent.mkdir()
+    peer.database.touch()
+    peer.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["peer-project"]
