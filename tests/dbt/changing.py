@@ -163,7 +163,7 @@ def assert_tables_follow(lake: Built, project: Project, dbt: Dbt) -> None:
     before: dict[tuple[str, str], int] = {}
     for name, version in VERSIONS.items():
         project.write(version, full_refresh=True)
-        dbt.succeed("run --select growing plain sliced agreed --vars {rows_a_slice:2}")
+        dbt.succeed('run --select growing plain sliced agreed --vars {"rows_a_slice":2}')
         for table in (GROWING, *TABLES):
             assert list(lake.types(*table).items()) == version.columns, (name, table)
             rows = {row["ind"]: row for row in lake.rows(*table)}

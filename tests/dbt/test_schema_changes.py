@@ -40,6 +40,8 @@ def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Changing]:
 
 def test_a_table_has_the_columns_of_its_model(changing: Changing) -> None:
     assert_tables_follow(changing.lake, changing.project, changing.dbt)
+    (compiled,) = (changing.lake.folder / "target" / "compiled").rglob("sliced.sql")
+    assert "1 slice of 2" in compiled.read_text()
 
 
 def test_an_incremental_table_whose_columns_change_is_to_be_built_again(changing: Changing) -> None:

@@ -75,5 +75,7 @@ def test_a_series_of_runs_holds_what_a_full_refresh_gives(
         dbt.succeed("run")
         assert_oracle_agrees(lake)
         by_series = lake.tables()
-        dbt.succeed("run --full-refresh --vars {rows_a_slice:3}")
+        dbt.succeed('run --full-refresh --vars {"rows_a_slice":3}')
+        (compiled,) = (lake.folder / "target" / "compiled").rglob("int_posts.sql")
+        assert ("1 slice of" in compiled.read_text()) == (len(lake.staged()["pin"]) > 3)
         assert lake.tables() == by_series
