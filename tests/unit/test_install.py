@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from stack import recipes
-from stack.install import InstallError, Recipe, Shell, install
+from stack.install import ROOT, InstallError, Recipe, Shell, install
 from stack.steps import Steps
 from tests.servers import eventually
 
@@ -396,6 +397,51 @@ def test_all_that_the_machine_lacks_is_named_before_anything_is_made(project: Pr
 def test_every_recipe_is_made_from_files_of_the_project() -> None:
     digests = {recipe.digest() for recipe in recipes.RECIPES}
     assert len(digests) == len(recipes.RECIPES) == 5
+
+
+class Recorder(Shell):
+    """Runs nothing."""
+
+    def __init__(self) -> None:
+        self.ran: list[tuple[list[str], Path]] = []
+        self.show = lambda _: None
+
+    def run(
+        self,
+        what: str,  # noqa: ARG002
+        command: Sequence[str | Path],
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,  # noqa: ARG002
+    ) -> str:
+        """Keep what would run, and where."""
+        self.ran.append(([str(word) for word in command], cwd or Path.cwd()))
+        return ""
+
+    def uv(self) -> Path:
+        """A name for it."""
+        return Path("uv")
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES, ids=lambda recipe: recipe.name)
+def test_what_is_installed_has_a_digest_in_a_lock(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing of the project's own settings: uv reads them where it runs in the project."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(recipes, "_mwaa_python", lambda: Path(sys.executable))
+    shell = Recorder()
+    # Nothing is made, so that the startup script has not made its environment either.
+    with suppress(InstallError):
+        recipe.make(tmp_path, shell)
+    assert shell.ran
+    for command, cwd in shell.ran:
+        if "pip" in command:
+            assert "--require-hashes" in command
+            lock = Path(command[command.index("-r") + 1])
+            assert str(lock.relative_to(ROOT)) in recipe.files
+            assert not cwd.is_relative_to(ROOT)
+        if "npm" in command:
+            assert command[1] == "ci"
 
 
 def test_mwaa_s_airflow_gets_an_interpreter_it_runs_on(

@@ -296,6 +296,18 @@ def test_a_process_with_the_same_id_is_left_alone(folder: Path) -> None:
     assert not process.stop(folder)
 
 
+def test_a_spark_that_an_earlier_version_started_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its data lay inside its installation."""
+    monkeypatch.setattr(spark, "HOME", tmp_path / "spark")
+    earlier = server(tmp_path / "spark" / "run")
+    process.start(earlier)
+    assert local.servers()["spark"].folder == earlier.folder
+    assert local.servers()["spark"].down()
+    assert local.servers()["spark"].folder == local.RUN / "spark"
+
+
 def test_what_spark_lacks_is_said_with_the_way_out(tmp_path: Path) -> None:
     assert "make spark-install" in str(spark.missing(tmp_path)) or "Java" in str(
         spark.missing(tmp_path)
