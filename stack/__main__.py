@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import time
 from enum import StrEnum
 from typing import Annotated
 
@@ -85,7 +84,7 @@ def up(names: Names = None) -> None:
     servers = local.servers()
     for name in names or [Known(name) for name in local.PIPELINE]:
         try:
-            pid = servers[name].up()
+            pid = _start(servers[name], Steps(console))
         except process.ServerError as error:
             problems.print(f"error: {error}")
             raise typer.Exit(1) from error
@@ -93,6 +92,17 @@ def up(names: Names = None) -> None:
     if names == [Known.SPARK]:
         console.print("  dbt build --target spark   builds with it")
         console.print("  make spark-down            ends it")
+
+
+def _start(server: local.Local, steps: Steps) -> int:
+    """Start a server, unless it runs, and say before how long that takes; its process."""
+    if process.find(server.folder) is not None:
+        return server.up()
+    started = steps.clock()
+    with steps.step(f"starting {server.name} ({server.about})"):
+        pid = server.up()
+    steps.say(f"  {steps.clock() - started:.1f} s")
+    return pid
 
 
 @app.command()
@@ -151,13 +161,7 @@ def daily(
     dag = "pinterest_daily"
     steps = Steps(console)
     try:
-        if process.find(server.folder) is None:
-            with steps.step("starting Airflow (20 s to 2 min)"):
-                begun = time.monotonic()
-                server.up()
-            steps.say(f"  {time.monotonic() - begun:.1f} s")
-        else:
-            server.up()
+        _start(server, steps)
         client = local.airflow_client()
         with steps.step(f"waiting until Airflow has read the DAG {dag} (10 s to 1 min)"):
             client.wait_for_dag(dag)

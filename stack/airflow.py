@@ -25,8 +25,7 @@ from stack.progress import TOTAL, Patience, activity
 
 PROJECT = Path(__file__).resolve().parent.parent
 USER = "admin"
-#: Seconds that a request may take: on a busy machine Airflow answers late, and a request that is
-#: repeated may start a second run.
+#: Seconds that a request may take: a request that is repeated may start a second run.
 _TIMEOUT = 300.0
 #: Seconds without progress after which a wait for Airflow has failed.
 _PATIENCE = 120.0
@@ -54,8 +53,8 @@ def environment(port: int, folder: Path, environ: Mapping[str, str] = os.environ
     Args:
         port: of 127.0.0.1, for its pages.
         folder: its own; absolute afterwards.
-        environ: what is set there goes before the settings here, except for those that this
-            module's client needs: where the DAGs are, where Airflow listens, who may sign in.
+        environ: what is set there goes before the settings here, except for where the DAGs are,
+            where Airflow listens and who may sign in.
 
     Returns:
         Variables to add to those of the process.
@@ -66,10 +65,13 @@ def environment(port: int, folder: Path, environ: Mapping[str, str] = os.environ
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__PARALLELISM": "16",
-        # Airflow ends the parsing of a file after 30 and 50 s. On a busy machine, which this one
-        # is while Airflow starts, importing Airflow and Cosmos alone can take as long.
+        # Airflow's own limits are for servers, and this machine may be busy. It stops reading a DAG
+        # after 30 s and 50 s, tasks wait 5 s for its API, and of several API workers uvicorn kills
+        # each that does not answer for 5 s: starting, none does, and that goes on for ever.
         "CORE__DAGBAG_IMPORT_TIMEOUT": "600",
         "DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "660",
+        "WORKERS__EXECUTION_API_TIMEOUT": "60",
+        "API__WORKERS": "1",
         # A day is some fifteen tasks one after another, and each would wait for half a second.
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
         "LOGGING__WORKER_LOG_SERVER_PORT": str(process.free_port()),

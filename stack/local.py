@@ -50,6 +50,7 @@ class Local:
         port_variable: what chooses its port.
         end: ends it; whether it ran.
         patience: seconds without progress after which its start has failed.
+        about: how long its start takes.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Local:
     port_variable: str = ""
     end: Callable[[Path], bool] = process.stop
     patience: float = 90.0
+    about: str = "1 to 20 s"
 
     def up(self) -> int:
         """Start it, unless it runs, and wait until it answers.
@@ -139,6 +141,7 @@ def servers() -> dict[str, Local]:
             lambda: spark.connect_server(_spark_port(), _spark_folder()),
             lambda: f"sc://127.0.0.1:{_spark_port()}",
             port_variable="SPARK_REMOTE",
+            about="10 s to 1 min",
         ),
         Local(
             "airflow",
@@ -148,6 +151,7 @@ def servers() -> dict[str, Local]:
             lambda: airflow_client().ready(),
             end=airflow.stop,
             patience=120.0,
+            about="20 s to 2 min",
         ),
     ]
     return {server.name: server for server in known}

@@ -191,7 +191,20 @@ def stop(folder: Path) -> bool:
     others = process.children(recursive=True)
     end([process])
     end(others)
+    # One of these may have started another meanwhile, as a supervisor does for one that ended.
+    while left := _session(process.pid):
+        end(left)
     return True
+
+
+def _session(leader: int) -> list[psutil.Process]:
+    """The processes of the session that `start` made for a server, which leads it."""
+    found = []
+    for one in psutil.process_iter():
+        with suppress(OSError):
+            if os.getsid(one.pid) == leader and _alive(one):
+                found.append(one)
+    return found
 
 
 def end(processes: Sequence[psutil.Process], total: float = 120.0) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -140,6 +142,19 @@ def test_it_says_what_it_costs_before_and_what_it_took_after(project: Project) -
     before, after = project.said
     assert before == "zoo: installing The zoo (1 MB, 1 s)"
     assert after.startswith("zoo: installed, 0 MB, ")
+
+
+def test_a_terminal_shows_the_time_and_the_last_line_of_output() -> None:
+    def said(terminal: bool) -> str:
+        output = StringIO()
+        console = Console(file=output, force_terminal=terminal, soft_wrap=True, width=100)
+        with Steps(console).step("installing [it] (1 MB)") as show:
+            show("  downloading [a]\n")
+            time.sleep(0.3)
+        return output.getvalue()
+
+    assert said(False) == "installing [it] (1 MB)\n"
+    assert re.search(r"0:00:00\S* downloading \[a\]", said(True))
 
 
 def test_what_is_there_is_not_made_again(project: Project) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -273,6 +274,24 @@ def test_nobody_is_given_a_port_twice() -> None:
     for asker in askers:
         asker.communicate("\n", timeout=30)
     assert len(given) == len(set(given)) == 1_000
+
+
+def test_what_a_part_of_it_starts_while_it_ends_is_ended_too(folder: Path) -> None:
+    supervisor = """
+import os, signal, subprocess, sys
+def again(*_):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    print("started", child.pid, flush=True)
+    os._exit(0)
+signal.signal(signal.SIGTERM, again)
+"""
+    words = f"[sys.executable, '-c', {supervisor + LISTEN!r}, sys.argv[1]]"
+    process.start(server(folder, f"import subprocess, sys; subprocess.run({words})"))
+    assert process.stop(folder)
+    started = re.search(r"started (\d+)", (folder / "server.log").read_text())
+    assert started
+    with suppress(psutil.NoSuchProcess):
+        assert psutil.Process(int(started[1])).status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("seconds", [-2.0, 1.0])
