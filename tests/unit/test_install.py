@@ -483,6 +483,8 @@ def test_mwaa_s_airflow_gets_an_interpreter_it_runs_on(
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Whatever ran the tests may ignore SIGINT, and children inherit that.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     here = Project(Path(sys.argv[1]))
     install([here.recipe], here.home, Steps(Console(soft_wrap=True)), here.root)
