@@ -26,11 +26,15 @@ help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
 		awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-# Each of these groups holds all of the base.
-INSTALLED := $(firstword $(wildcard $(VENV)/.bench $(VENV)/.dev $(VENV)/.orchestration $(VENV)/.databricks \
+# Each group holds all of the base; `dev` holds all but `bench`, which holds everything. What is
+# installed already is enough.
+BASE := $(firstword $(wildcard $(VENV)/.bench $(VENV)/.dev $(VENV)/.orchestration $(VENV)/.databricks \
 	$(VENV)/.test) $(VENV)/.base)
+ORCHESTRATION := $(firstword $(wildcard $(VENV)/.bench $(VENV)/.dev) $(VENV)/.orchestration)
+TEST := $(firstword $(wildcard $(VENV)/.bench $(VENV)/.dev) $(VENV)/.test)
+DEV := $(firstword $(wildcard $(VENV)/.bench) $(VENV)/.dev)
 
-install: $(INSTALLED) profiles.yml ## Make .venv with what the pipeline needs
+install: $(BASE) profiles.yml ## Make .venv with what the pipeline needs
 
 demo: install sink/topics ## Invent posts, land, build, test, answer: everything once
 	@echo "landing the posts in the lake $(LAKE_URI): a few seconds"
@@ -48,11 +52,11 @@ demo: install sink/topics ## Invent posts, land, build, test, answer: everything
 
 PYTEST = $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
-test: $(VENV)/.test profiles.yml ## Run the tests that need no server and no browser (minutes)
+test: $(TEST) profiles.yml ## Run the tests that need no server and no browser (minutes)
 	@echo "testing: rules, commands, report and one whole build against the oracle; about 3 minutes"
 	@$(PYTEST) --quick
 
-test-all: $(VENV)/.dev profiles.yml services ## Run every test, against real servers (a quarter of an hour)
+test-all: $(VENV)/.bench profiles.yml services ## Run every test, against real servers (a quarter of an hour)
 	@echo "testing: everything, with real servers; about 15 minutes on two cores"
 	@$(PYTEST)
 
@@ -67,19 +71,19 @@ test-pythons: ## Unit tests and one build under every other supported Python fou
 		fi; \
 	done
 
-test-python: $(VENV)/.test profiles.yml
+test-python: $(TEST) profiles.yml
 	@$(PYTEST) --quick tests/unit tests/dbt/test_builds.py -k "not elsewhere and not rebuilt"
 
 lint: lint-python lint-types lint-sql ## Check style, types, SQL and dbt deprecations
 
-lint-python: $(VENV)/.dev
+lint-python: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-lint-types: $(VENV)/.dev
+lint-types: $(DEV)
 	$(BIN)/mypy
 
-lint-sql: $(VENV)/.dev profiles.yml
+lint-sql: $(DEV) profiles.yml
 	$(BIN)/sqlfluff lint dbt_project/models dbt_project/tests
 	$(BIN)/dbt parse --quiet --warn-error-options '{"error": ["Deprecations"]}'
 
@@ -89,9 +93,6 @@ docs: install ## Write the dbt docs as one page, target/static_index.html
 
 report: install ## Write report/index.html from the marts as they are
 	@$(BIN)/python -m reporting page --out report/index.html
-
-# Those who develop have it already, with other things.
-ORCHESTRATION := $(firstword $(wildcard $(VENV)/.bench $(VENV)/.dev) $(VENV)/.orchestration)
 
 spark: install spark-install ## Start Apache Spark with Delta here, for `dbt build --target spark`
 	@$(BIN)/python -m stack up spark
@@ -135,8 +136,8 @@ mwaa-upload: export SETTINGS = $(value SET)
 mwaa-install: install ## Put MWAA's Airflow and its environment of dbt into .stack (1.3 GB)
 	@$(BIN)/python -m stack install mwaa
 
-bench: $(VENV)/.bench profiles.yml ## Measure landing and building (see benchmarks/README.md)
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.bench profiles.yml ## Measure landing and building: [BENCH="--small"] (see benchmarks/README.md)
+	$(BIN)/python -m benchmarks $(BENCH)
 
 LOCK = pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --python-version 3.11
