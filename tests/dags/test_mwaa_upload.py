@@ -335,7 +335,7 @@ def test_a_dry_run_writes_nothing(s3: Any, bucket: str, command: Callable[..., S
             "there is no bucket no-such-bucket-here; create it or name another",
         ),
         ({}, ["a b"], "cannot be a bucket's name; correct it"),
-        ({}, [""], "cannot be a bucket's name; correct it"),
+        ({}, [""], "BUCKET is not set; make mwaa-upload BUCKET=my-mwaa-bucket"),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, ["x-y-z"], "no S3 store answers at"),
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, ["x-y-z"], "does not accept the credentials"),
         ({"AWS_ACCESS_KEY_ID": ""}, ["x-y-z"], "no credentials were found"),
