@@ -311,9 +311,10 @@ def _refuse_running(recipe: Recipe, home: Path) -> None:
 
 def _sweep(home: Path, recipes: Sequence[Recipe], wanted: Mapping[str, str], steps: Steps) -> None:
     """Delete installations that no link leads to: former ones, and those cut short."""
-    if home.is_symlink():
-        return  # whatever is there belongs to others
-    versions = (home / "versions").resolve()
+    versions = home / "versions"
+    if home.is_symlink() or versions.is_symlink():
+        return  # whatever is there may belong to another checkout
+    versions = versions.resolve()
     linked = {path.resolve() for path in home.iterdir() if path.is_symlink()}
     for found in versions.iterdir():
         if found.is_symlink():

@@ -191,9 +191,10 @@ def stop(folder: Path) -> bool:
     others = process.children(recursive=True)
     end([process])
     end(others)
-    # One of these may have started another meanwhile, as a supervisor does for one that ended.
-    while left := _session(process.pid):
-        end(left)
+    # One of these may have started another meanwhile, as a supervisor does for one that ended; that
+    # may do so once more.
+    for _ in range(3):
+        end(_session(process.pid))
     return True
 
 

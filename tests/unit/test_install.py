@@ -316,6 +316,16 @@ def test_nothing_is_replaced_through_a_stack_that_is_a_link(
     assert (project.home / "versions" / "zoo-half").exists()
 
 
+def test_versions_that_are_a_link_are_added_to(project: Project, tmp_path: Path) -> None:
+    project.install()
+    other = Project(tmp_path / "clone")
+    other.lock("second")
+    other.home.mkdir()
+    (other.home / "versions").symlink_to(project.home / "versions")
+    other.install()
+    assert (project.program, other.program) == ("first", "second")
+
+
 def test_a_stack_that_leads_nowhere_is_named(project: Project) -> None:
     project.home.symlink_to(project.root / "gone")
     with pytest.raises(InstallError, match=r"\.stack/versions cannot be made: "):
