@@ -72,7 +72,7 @@ test-pythons: ## Unit tests and one build under every other supported Python fou
 	done
 
 test-python: $(TEST) profiles.yml
-	@$(PYTEST) --quick tests/unit tests/dbt/test_builds.py -k "not elsewhere and not rebuilt"
+	@$(PYTEST) --quick tests/unit tests/dbt/test_builds.py
 
 lint: lint-python lint-types lint-sql ## Check style, types, SQL and dbt deprecations
 

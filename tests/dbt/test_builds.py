@@ -74,6 +74,7 @@ def elsewhere(hostile_lake: Built, tmp_path_factory: pytest.TempPathFactory) -> 
     return lakes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ZONES)
 def test_no_answer_depends_on_a_time_zone(elsewhere: Mapping[str, Built], zone: str) -> None:
     assert_oracle_agrees(elsewhere[zone])
@@ -105,11 +106,13 @@ def incremental_versions(lake: Built) -> list[int]:
     return [lake.version(schema, table) for schema, table in tables]
 
 
+@pytest.mark.slow
 def test_a_build_with_nothing_new_changes_nothing(rebuilt: Rebuilt) -> None:
     assert rebuilt.lake.tables() == rebuilt.tables
     assert incremental_versions(rebuilt.lake) == rebuilt.versions
 
 
+@pytest.mark.slow
 def test_what_has_just_landed_is_fresh(rebuilt: Rebuilt) -> None:
     freshness = artifact(rebuilt.lake, "sources.json")
     assert {entry["unique_id"]: entry["status"] for entry in freshness["results"]} == {
@@ -117,6 +120,7 @@ def test_what_has_just_landed_is_fresh(rebuilt: Rebuilt) -> None:
     }
 
 
+@pytest.mark.slow
 def test_docs_tell_every_column_and_its_type(rebuilt: Rebuilt) -> None:
     catalog, manifest = (
         artifact(rebuilt.lake, "catalog.json"),
