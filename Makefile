@@ -53,11 +53,11 @@ demo: install sink/topics ## Invent posts, land, build, test, answer: everything
 PYTEST = $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(TEST) profiles.yml ## Run the tests that need no server and no browser (minutes)
-	@echo "testing: rules, commands, report and one whole build against the oracle; about 3 minutes"
+	@echo "testing: rules, commands, report and one whole build against the oracle; about 4 minutes"
 	@$(PYTEST) --quick
 
-test-all: $(VENV)/.bench profiles.yml services ## Run every test, against real servers (a quarter of an hour)
-	@echo "testing: everything, with real servers; about 15 minutes on two cores"
+test-all: $(VENV)/.bench profiles.yml services ## Run every test, against real servers (half an hour or more)
+	@echo "testing: everything, with real servers; half an hour or more on two cores"
 	@$(PYTEST)
 
 test-pythons: ## Unit tests and one build under every other supported Python found here

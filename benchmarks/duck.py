@@ -99,7 +99,7 @@ def _quoted(text: str) -> str:
 def _build(
     connection: duckdb.DuckDBPyConnection, table: str, sql: str, keys: str | list[str]
 ) -> None:
-    """Make a table anew, or replace the rows of an incremental one that have newer versions."""
+    """Replace a table, or only replace the rows of an incremental one that have newer versions."""
     if not keys:
         connection.execute(f"create or replace table {table} as {sql}")
         return

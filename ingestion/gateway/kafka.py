@@ -33,7 +33,7 @@ _LEARN_SECONDS = 0.05
 #: Seconds for which nothing may be acknowledged, from the first records that were not, before the
 #: clients are made anew: a producer whose records timed out may never send again.
 _STUCK_SECONDS = 5.0
-#: Seconds without an answer, besides those that records may take, before the clients are made anew.
+#: Seconds without an answer, besides those that records may take, before the clients are replaced.
 _LOST_SECONDS = 10.0
 #: Seconds that the producer has to say that a record's time is over.
 _GRACE_SECONDS = 1.0
