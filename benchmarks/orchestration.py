@@ -110,7 +110,7 @@ def _demo(work: Path, runs: int, posts: int) -> Iterator[Figure]:
     for number in range(runs):
         lake = {"LAKE_URI": str((folder / f"plain-{number}").resolve())}
         page = ["-m", "reporting", "page", "--out", str(folder / "page.html")]
-        build = [str(DBT), "build", "--quiet"]
+        build = [str(DBT), "build", "--quiet", "--exclude-resource-type", "unit_test"]
         land = [PYTHON, "-m", "ingestion", "s3", "--uri", str(sink)]
         plain.append(sum(run(each, lake).seconds for each in (land, build, [PYTHON, *page])))
         with _airflow(folder, str(folder / f"dag-{number}"), f"s3 --uri {sink.resolve()}") as asked:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -104,6 +105,8 @@ SOURCES = [
     if source.strip()
 ]
 PUBLISH = (os.environ.get("PIPELINE_PUBLISH") or "report").rstrip("/")
+#: What is no path: an address, or one that is mistyped, which the commands refuse with a reason.
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/|s3[an]?(:|//)|.*://", re.IGNORECASE)
 
 
 def environment(home: Path, environ: Mapping[str, str], dag_id: str) -> dict[str, str]:
@@ -116,7 +119,7 @@ def environment(home: Path, environ: Mapping[str, str], dag_id: str) -> dict[str
     """
     lake = environ.get("LAKE_URI") or "lake"
     return {
-        "LAKE_URI": lake if "://" in lake else str(home / lake),
+        "LAKE_URI": lake if ADDRESS.match(lake) else str(home / lake),
         "PYTHONPATH": str(home),
     } | (
         {"PIPELINE_ID": dag_id.removesuffix("_dag")}
@@ -486,6 +489,8 @@ same. Each mart that passed its tests updates the asset `dbt://{DAG_ID}/marts/â€
                 **environment(HOME, os.environ, DAG_ID),
                 "DBT_TARGET_PATH": "target",
                 "DBT_LOG_PATH": "logs",
+                # They test the models' code on rows of their own, not what has landed.
+                "DBT_EXCLUDE_RESOURCE_TYPES": "unit_test",
             },
             install_dbt_deps=False,
         ),
@@ -507,8 +512,9 @@ same. Each mart that passed its tests updates the asset `dbt://{DAG_ID}/marts/â€
             "full_refresh": "{{ params.full_refresh }}",
             "append_env": True,
         }
-        # Looking takes a moment of a process that is there; being called back takes a process.
-        | ({} if SINGLE else {"deferrable": False, "poke_interval": 1}),
+        # Looking takes a moment of a process that is there; being called back takes a process. A dozen
+        # look at a time, each by several requests to Airflow.
+        | ({} if SINGLE else {"deferrable": False, "poke_interval": 2}),
     )
     complete(dbt)
     for mart, tested in marts(dbt):

@@ -160,7 +160,11 @@ def test_it_is_called_as_its_file(
         "LAKE_URI": str(home / "lake"), "PYTHONPATH": str(home), "PIPELINE_ID": "0a60b9a8a831",
     }  # fmt: skip
     assert "PIPELINE_ID" not in module.environment(home, {"PIPELINE_ID": "x"}, "y_dag")
-    assert module.environment(home, {"LAKE_URI": "s3://b/l"}, "d")["LAKE_URI"] == "s3://b/l"
+    for address in ("s3://b/l", "s3//b/l", "S3:/b/l", "s3a:b", "s3n://b", "file:///l", " s3://b"):
+        assert module.environment(home, {"LAKE_URI": address}, "d")["LAKE_URI"] == address
+    for path in ("s3", "s3/b", "a//b", "a:b", "/l"):
+        lake = module.environment(home, {"LAKE_URI": path}, "d")["LAKE_URI"]
+        assert lake == str(home / path)
 
 
 def test_reading_it_opens_the_project_and_its_manifest_and_nothing_else(home: Path) -> None:
