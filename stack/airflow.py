@@ -39,6 +39,8 @@ _FOREIGN = (
     "AIRFLOW__CORE__EXECUTION_API_SERVER_URL",
     "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST",
 )
+#: Seconds between two looks at a run: to tell of its tasks takes Airflow a tenth of a second.
+_LOOK = 2.0
 #: A run in one of these states goes on by itself.
 _GOING = ("queued", "running")
 
@@ -344,7 +346,7 @@ class Client:
             if (reason := wait.exhausted()) is not None:
                 left = [f"{task} {at}" for task, at in seen if at not in ("success", "skipped")]
                 raise AirflowError(f"{run} is not over, {reason}: {', '.join(left)}")
-            self._sleep(0.5)
+            self._sleep(_LOOK)
 
     def tasks(self, dag: str, run: str) -> list[dict[str, Any]]:
         """The task instances of a run."""
