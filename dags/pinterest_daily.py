@@ -512,8 +512,8 @@ same. Each mart that passed its tests updates the asset `dbt://{DAG_ID}/marts/â€
             "full_refresh": "{{ params.full_refresh }}",
             "append_env": True,
         }
-        # Looking takes a moment of a process that is there; being called back takes a process. A dozen
-        # look at a time, each by several requests to Airflow.
+        # Looking takes a moment of a process that is there; being called back takes a process. A
+        # dozen look at a time, each by several requests to Airflow.
         | ({} if SINGLE else {"deferrable": False, "poke_interval": 2}),
     )
     complete(dbt)

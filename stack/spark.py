@@ -136,7 +136,7 @@ def _submitted(
         folder,
         {"SPARK_HOME": str(distribution), "TZ": "UTC"},
         # Clients are told by SPARK_REMOTE where the server is; the launcher takes it for the master
-        # and refuses to start. Java says that it has read its variables, and the launcher takes that for
-        # the command. The others lead to the settings and programs of another Spark.
+        # and refuses to start. Java says that it has read its variables, and the launcher takes
+        # that for the command. The others lead to the settings and programs of another Spark.
         (*_JAVA, "SPARK_", "PYSPARK_", "HADOOP_", "HIVE_", "YARN_"),
     )  # fmt: skip

@@ -19,6 +19,13 @@ pytest_plugins = ["tests.selection"]
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# Servers of tests live for minutes: optimizing and verifying code costs more than it brings.
+os.environ.setdefault(
+    "JAVA_TOOL_OPTIONS",
+    "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    " -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote",
+)
+
 #: The one reason for which a test may be skipped where everything has to run.
 _ABSENT_DATA = "../shared/data missing"
 

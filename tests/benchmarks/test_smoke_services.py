@@ -11,6 +11,7 @@ import pytest
 from benchmarks import process
 from stack import kafka, kinesis, s3, spark
 from tests.benchmarks.conftest import Measure
+from tests.dbt import small_spark
 from tests.servers import skip
 
 
@@ -76,9 +77,10 @@ def test_kills(source: str) -> None:
     assert int(busy) <= int(kills)
 
 
-def test_spark_beside_sail(measure: Measure, work: Path) -> None:
+def test_spark_beside_sail(measure: Measure, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full build whose answers are those of the embedded engine, or it fails."""
     skip(spark.missing())
+    monkeypatch.setattr(spark, "SETTINGS", {**spark.SETTINGS, **small_spark.SETTINGS})
     figures = measure("building", "--engines", "spark", "--steps", "full")
     assert figures["Spark, 2,000 posts: full build"] > figures["Sail, 2,000 posts: full build"] > 0
     sail, peer = json.loads((work / "building.json").read_text())

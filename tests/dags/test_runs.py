@@ -1,9 +1,9 @@
-"""The daily DAG in a real Airflow: a day, it again, late days, a failing test, killed tasks."""
+"""The daily DAG in a real Airflow: a day, it again, past days, killed tasks, a failing test."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -29,19 +29,17 @@ class Deployed:
 
     Attributes:
         client: asks the Airflow.
-        day: nothing goes wrong in it; two days of the past wait for it.
-        killed: its tasks are killed.
+        day: nothing is wrong with it; a day of the past waits for it.
         failing: a test in it fails.
         first: the id of the first run of ``day``, and its outcome.
-        past: the records of two days that nothing has been run for, by day.
+        past: a day that nothing has been run for, with its records.
     """
 
     client: airflow.Client
     day: Deployment
-    killed: Deployment
     failing: Deployment
     first: tuple[str, str] = ("", "")
-    past: Sequence[tuple[date, dict[str, list[bytes]]]] = ()
+    past: tuple[date, dict[str, list[bytes]]] = (FIRST, {})
 
     def run(self, deployment: Deployment) -> tuple[str, str]:
         """Run a deployment's DAG; the run's id and its outcome."""
@@ -69,15 +67,13 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     """The first day of ``day`` has been run; the schedule begins with today."""
     folder = tmp_path_factory.mktemp("airflow")
     dags = folder / "dags"
-    day, killed, failing = (Deployment(dags, name) for name in ("day", "killed", "failing"))
+    day, failing = (Deployment(dags, name) for name in ("day", "failing"))
     # The runs of today may begin after midnight.
     today = datetime.now(UTC).date()
     now = [f"days/{today}", f"days/{today + timedelta(days=1)}"]
     day.install()
-    (_, newest), *past = in_days(posts(600, 1, folder / "day"), FIRST, 3)
+    past, (_, newest) = in_days(posts(400, 1, folder / "day"), FIRST, 2)
     day.deliver(newest, *now)
-    killed.install()
-    killed.deliver(posts(300, 2, folder / "killed"), *now)
     failing.install(add_failing_test)
     failing.deliver(posts(100, 3, folder / "failing"), *now)
     # A run that was triggered by hand has no logical date.
@@ -86,7 +82,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     with postgres.serving(folder / "postgres") as database:
         settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database
         with running(folder / "home", dags, **settings) as client:
-            deployed = Deployed(client, day, killed, failing)
+            deployed = Deployed(client, day, failing)
             deployed.first = deployed.run(day)
             # Not before: `day` holds what has landed, and these have not.
             deployed.past = past
@@ -114,31 +110,48 @@ def test_a_day_lands_builds_tests_and_publishes(deployed: Deployed) -> None:
     assert {event["uri"] for event in events} == {f"dbt://day_dag/marts/{mart}" for mart in MARTS}
 
 
-def test_any_task_can_be_run_again(deployed: Deployed) -> None:
+def test_a_model_or_its_tests_can_be_run_again_alone(deployed: Deployed) -> None:
     day = deployed.day
     run, _ = deployed.first
     tables = day.built.tables()
     model = "dbt.marts.users_joined_by_year.run"
-    for again, downstream in [("dbt.staging.stg_geo.test", False), (model, False), ("land", True)]:
-        deployed.client.clear(day.dag, run, again, downstream=downstream)
+    for again in ("dbt.staging.stg_geo.test", model):
+        deployed.client.clear(day.dag, run, again, downstream=False)
         assert deployed.client.wait(day.dag, run, PATIENCE) == "success", again
         assert deployed.tries(day, run)[again] == 2
         assert day.built.tables() == tables, again
         # A dbt process of its own builds a model that is run alone; otherwise one builds all.
-        alone = "1 of 1 START" in deployed.client.log(day.dag, run, model)
-        assert alone == (again == model), again
+        assert ("1 of 1 START" in deployed.client.log(day.dag, run, model)) == (again == model)
 
 
-def test_a_backfill_lands_each_day_s_records_and_builds(deployed: Deployed) -> None:
+def test_a_whole_day_can_be_run_again_though_its_tasks_are_killed(deployed: Deployed) -> None:
     day = deployed.day
-    days = [of for of, _ in deployed.past]
-    for of, lines in deployed.past:
-        day.deliver(lines, f"days/{of}")
-    runs = deployed.client.backfill(day.dag, days[0], days[-1])
-    for run in runs:
-        assert deployed.client.wait(day.dag, run, PATIENCE) == "success"
-    assert [run[:20] for run in runs] == [f"backfill__{of}" for of in days]
-    assert len(day.built.records["pin"]) > 500
+    run, _ = deployed.first
+    tables, before = day.built.tables(), day.built.version("marts", "data_quality")
+    deployed.client.clear(day.dag, run, "land", downstream=True)
+    _kill_task("-m ingestion s3", str(day.home), lambda: True)
+    _kill_task(
+        "dbt build", str(day.home), lambda: day.built.version("marts", "data_quality") > before
+    )
+    assert deployed.client.wait(day.dag, run, PATIENCE) == "success"
+    tries = deployed.tries(day, run)
+    assert (tries["land"], tries["dbt.dbt_producer_watcher"]) == (3, 3)
+    assert tries["dbt.marts.users_joined_by_year.run"] == 3  # the one that was run alone
+    for kind, records in day.built.records.items():
+        assert len(day.built.rows("bronze", kind)) == len(records)
+    assert day.built.tables() == tables
+    model = deployed.client.log(day.dag, run, "dbt.marts.users_joined_by_year.run")
+    assert "1 of 1 START" not in model
+
+
+def test_a_backfill_lands_the_day_s_records_and_builds(deployed: Deployed) -> None:
+    day = deployed.day
+    past, lines = deployed.past
+    day.deliver(lines, f"days/{past}")
+    (run,) = deployed.client.backfill(day.dag, past, past)
+    assert deployed.client.wait(day.dag, run, PATIENCE) == "success"
+    assert run[:20] == f"backfill__{past}"
+    assert set(deployed.states(day, run).values()) == {"success"}
     assert_oracle_agrees(day.built)
 
 
@@ -189,23 +202,6 @@ def test_what_failed_is_mended_and_run_with_what_depends_on_it(deployed: Deploye
     }
     assert_oracle_agrees(failing.built)
     assert (failing.home / "report" / "index.html").exists()
-
-
-def test_a_task_that_is_killed_is_tried_again_and_completes(deployed: Deployed) -> None:
-    killed = deployed.killed
-    run = deployed.begin(killed)
-    _kill_task("-m ingestion s3", str(killed.home), lambda: True)
-    first = killed.built.uri / "staging" / "stg_pin" / "_delta_log"
-    _kill_task("dbt build", str(killed.home), first.exists)
-    for kind, records in killed.built.records.items():
-        assert len(killed.built.rows("bronze", kind)) == len(records)
-    assert deployed.client.wait(killed.dag, run, PATIENCE) == "success"
-    tries = deployed.tries(killed, run)
-    assert {name for name, tried in tries.items() if tried > 1} >= {
-        "land",
-        "dbt.dbt_producer_watcher",
-    }
-    assert_oracle_agrees(killed.built)
 
 
 def _kill_task(command: str, home: str, begun: Callable[[], bool]) -> None:

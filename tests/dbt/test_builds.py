@@ -94,9 +94,7 @@ def rebuilt(hostile_lake: Built) -> Rebuilt:
     """A second process has built it again, asked how fresh it is and written the docs."""
     result = Rebuilt(hostile_lake, hostile_lake.tables(), incremental_versions(hostile_lake))
     with hostile_lake.dbt() as dbt:
-        dbt.succeed(
-            "build --exclude-resource-type unit_test , source freshness , docs generate --static"
-        )
+        dbt.succeed("run , source freshness , docs generate --static")
     return result
 
 

@@ -441,7 +441,7 @@ def asked(operation: Any, mode: schemathesis.GenerationMode) -> set[int]:
     statuses = set()
 
     @settings(
-        max_examples=40,
+        max_examples=15,
         deadline=None,
         derandomize=True,
         database=None,

@@ -490,7 +490,7 @@ def test_a_follower_ends_with_a_commit_that_fails_though_nothing_more_comes(
 
 # ---------------------------------------------------------------- several landers, killed
 
-OBJECT = 2_000
+OBJECT = 800
 # Landers are forked from a process that has imported everything and opened nothing.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["pandas", __name__])
@@ -498,8 +498,8 @@ PROCESSES.set_forkserver_preload(["pandas", __name__])
 
 def land_in_process(folder: Path, started: Any, go: Any, without_check: bool) -> None:
     """What a process of the tests below does: land everything in small batches."""
-    landing.BATCH_RECORDS = 400
-    landing.DECODED_RECORDS = 100
+    landing.BATCH_RECORDS = 200
+    landing.DECODED_RECORDS = 50
     if without_check:
         forget_what_has_landed()
     sink = Sink.__new__(Sink)

@@ -176,7 +176,7 @@ def with_kind(
     )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(with_kind(any_line, 1))
 @example((PIN, [b'{"ind": null, "index": 8, "title": "x"}']))
 @example((PIN, [b'{"ind": 1, "downloaded": 0e99999999999999999999}']))
@@ -186,14 +186,14 @@ def test_any_line_lands_or_is_rejected_as_the_oracle_says(case: tuple[Kind, list
     assert outcomes(*case) == expected(*case)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(with_kind(any_line, 12))
 def test_a_record_fares_the_same_whatever_its_neighbours(case: tuple[Kind, list[bytes]]) -> None:
     kind, raws = case
     assert outcomes(kind, raws) == [found for raw in raws for found in outcomes(kind, [raw])]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(with_kind(lambda kind: usual(kind) | any_line(kind), 4))
 def test_both_ways_of_decoding_agree(case: tuple[Kind, list[bytes]]) -> None:
     fast = decode(*case)

@@ -125,18 +125,18 @@ def test_a_server_without_progress_is_ended(folder: Path) -> None:
 def test_a_slow_server_is_waited_for_while_it_works(folder: Path, work: str) -> None:
     script = f"""
 import subprocess, sys, time
-end = time.monotonic() + 6
+end = time.monotonic() + 3
 while time.monotonic() < end:
     {work}
 {LISTEN}"""
     begun = time.monotonic()
-    process.start(server(folder, script), patience=3)
-    assert time.monotonic() - begun > 6
+    process.start(server(folder, script), patience=1.5)
+    assert time.monotonic() - begun > 3
 
 
 def test_a_server_that_works_for_ever_is_ended(folder: Path) -> None:
-    with pytest.raises(process.ServerError, match="is not ready, not done after 4 s: it does not"):
-        process.start(server(folder, "while True: print('one more')"), patience=3, total=4)
+    with pytest.raises(process.ServerError, match="is not ready, not done after 2 s: it does not"):
+        process.start(server(folder, "while True: print('one more')"), patience=1.5, total=2)
     assert process.find(folder) is None
 
 
@@ -208,8 +208,8 @@ def test_patience_ends_in_spite_of_progress() -> None:
 
 
 def test_a_busy_process_is_given_the_time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "PATIENCE", 1.0)
-    work = "end = time.monotonic() + 3\n    while time.monotonic() < end: pass\n    sys.exit(7)"
+    monkeypatch.setattr(process, "PATIENCE", 0.5)
+    work = "end = time.monotonic() + 1.5\n    while time.monotonic() < end: pass\n    sys.exit(7)"
     idle = "time.sleep(60)"
     codes = []
     for what in (work, idle):
