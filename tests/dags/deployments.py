@@ -27,6 +27,18 @@ FOREIGN = ("LAKE_URI", "PIPELINE_ID", "PIPELINE_HOME", "DBT_TARGET", "DBT_TARGET
            "DBT_LOG_PATH", "PIPELINE_NOTIFIER")  # fmt: skip
 
 
+#: What the DAG's file imports, imported by Airflow's processes when they start.
+PRELOADED = """
+import sys
+if "scheduler" in sys.argv:
+    import airflow.providers.standard.hooks.subprocess
+    import airflow.sdk.execution_time.task_runner
+    import cosmos.airflow.graph
+    import cosmos.airflow.task_group
+    import cosmos.operators.watcher
+"""
+
+
 @dataclass
 class Deployment:
     """The DAG ``{name}_dag``, its project beside it, and what the oracle says has landed."""
@@ -147,9 +159,13 @@ def running(folder: Path, dags: Path, **settings: str) -> Iterator[airflow.Clien
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "3600",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True",
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "PIPELINE_RETRY_SECONDS": "1",
         **settings,
     }
+    # Tasks are forked from the scheduler: what it has imported they need not.
+    (folder / "config").mkdir(parents=True, exist_ok=True)
+    (folder / "config" / "airflow_local_settings.py").write_text(PRELOADED)
     secret = airflow.password(folder)
     client = airflow.Client(f"http://127.0.0.1:{port}", secret, airflow.progress(folder))
     process.start(replace(server, env=env), client.ready, patience=120)

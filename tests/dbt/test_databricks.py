@@ -178,7 +178,7 @@ def test_the_jobs_command_is_one_of_dbt(
         assert words[:2] == ["dbt", "build"]
         done = dbt(
             tmp_path,
-            *("parse", *words[2:]),
+            *("ls", *words[2:]),
             DBT_PROFILES_DIR=str(ROOT / task["profiles_directory"]),
             DBT_HOST="adb.example",
             DBT_ACCESS_TOKEN="any",
