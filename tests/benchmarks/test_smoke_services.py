@@ -100,6 +100,5 @@ def test_the_daily_dag(measure: Measure) -> None:
         "ingest, dbt build, report, one after another",
         "the DAG, from its trigger to success",
         "the DAG's share",
-        "a day that brings nothing, 1,000 posts",
     }
     assert min(figures.values()) > 0

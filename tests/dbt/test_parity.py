@@ -27,7 +27,9 @@ TABLES = [
     *(("intermediate", table) for table in INTERMEDIATE),
     *(("marts", table) for table in MARTS),
 ]
-DAYS = 2
+#: Whether Spark refuses what it cannot cast, by day: the answers are the same.
+ANSI = ("true", "false")
+DAYS = len(ANSI)
 
 #: Spark's names of types, and Delta's.
 DELTA_TYPES = {
@@ -102,7 +104,7 @@ def forget_schemas(address: str) -> None:
     """Make a server fit for another lake; what it built is deleted."""
     session = SparkSession.builder.remote(address).getOrCreate()
     for schema in ("bronze", "staging", "intermediate", "marts"):
-        session.sql(f"drop schema `{schema}` cascade")
+        session.sql(f"drop schema if exists `{schema}` cascade")
     session.stop()
 
 
@@ -112,46 +114,43 @@ class Pair:
 
     spark: Grown
     embedded: Grown
-    without_ansi: Mapping[str, Content]
     statuses: Mapping[str, str]
     documented: Mapping[str, Any]
 
 
 @pytest.fixture(scope="module")
 def pair(server: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """Two days on each engine; then Spark without ANSI mode; then a day by the other engine."""
+    """A day on each engine in each of Spark's modes; then a day by the other engine."""
     left = Grown(Built(tmp_path_factory.mktemp("by_spark")))
-    ansi = {"spark.sql.ansi.enabled": "true"}
-    with left.lake.dbt(ansi, **server) as by_spark:
-        left.lake.land(lines(0), stamp(0))
-        # Readers of a log that has a checkpoint go another way than those of a young one.
-        for kind in oracle.KINDS:
-            DeltaTable(str(left.lake.uri / "bronze" / kind)).create_checkpoint()
-        right = Grown(same_bronze(left.lake, tmp_path_factory.mktemp("embedded")))
-        with right.lake.dbt() as embedded:
-            for day in range(DAYS):
-                if day:
-                    left.lake.land(lines(day), stamp(day))
-                    same_bronze(left.lake, right.lake.folder)
-                embedded.succeed("run")
-                # The data tests run on the same Spark by way of the stand-in for a warehouse.
+    left.lake.land(lines(0), stamp(0))
+    # Readers of a log that has a checkpoint go another way than those of a young one.
+    for kind in oracle.KINDS:
+        DeltaTable(str(left.lake.uri / "bronze" / kind)).create_checkpoint()
+    right = Grown(same_bronze(left.lake, tmp_path_factory.mktemp("embedded")))
+    with right.lake.dbt() as embedded:
+        for day, ansi in enumerate(ANSI):
+            if day:
+                left.lake.land(lines(day), stamp(day))
+                same_bronze(left.lake, right.lake.folder)
+            embedded.succeed("run")
+            # The data tests run on the same Spark by way of the stand-in for a warehouse.
+            with left.lake.dbt({"spark.sql.ansi.enabled": ansi}, **server) as by_spark:
                 by_spark.succeed("run")
-                for grown in (left, right):
-                    grown.days.append(content(grown.lake))
-        by_spark.succeed("source freshness , docs generate")
+                if day == len(ANSI) - 1:
+                    by_spark.succeed("source freshness , docs generate")
+            for grown in (left, right):
+                grown.days.append(content(grown.lake))
     target = left.lake.folder / "target"
     freshness = json.loads((target / "sources.json").read_text())["results"]
     catalog = json.loads((target / "catalog.json").read_text())
-    with left.lake.dbt({"spark.sql.ansi.enabled": "false"}, **server) as lenient:
-        lenient.succeed("run --full-refresh")
-    without_ansi = content(left.lake)
     left.lake.land(lines(DAYS), stamp(DAYS))
     same_bronze(left.lake, right.lake.folder)
     with left.lake.dbt() as embedded:
         embedded.succeed("run")
     left.lake = kept(left.lake, tmp_path_factory.mktemp("kept"))
-    forget_schemas(server["SPARK_REMOTE"])
     with right.lake.dbt(**server) as by_spark:
+        # There, as the client takes a worker of pytest for a run of doctests.
+        by_spark.process.submit(forget_schemas, server["SPARK_REMOTE"]).result()
         # Marts are made anew each time, whoever made the last ones.
         by_spark.succeed("run --select staging intermediate")
     for grown in (left, right):
@@ -159,7 +158,6 @@ def pair(server: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     return Pair(
         left,
         right,
-        without_ansi,
         {entry["unique_id"]: entry["status"] for entry in freshness},
         {**catalog["nodes"], **catalog["sources"]},
     )
@@ -178,11 +176,6 @@ def test_later_days_changed_something(pair: Pair) -> None:
         changed = {table for table in before if before[table] != after[table]}
         assert {*STAGING, *INTERMEDIATE} <= changed
     assert pair.spark.days[0]["data_quality"] != pair.spark.days[-1]["data_quality"]
-
-
-@pytest.mark.parametrize("table", [table for _, table in TABLES])
-def test_ansi_mode_changes_nothing(pair: Pair, table: str) -> None:
-    assert pair.without_ansi[table] == pair.spark.days[-1][table]
 
 
 @pytest.mark.parametrize("table", [table for schema, table in TABLES if schema != "marts"])
@@ -227,7 +220,9 @@ def test_columns_of_models_change_on_spark_too(
     # The lake that the server has.
     lake, project = pair.embedded.lake, Project(tmp_path / "project")
     with lake.dbt(project=project.folder, **server) as dbt:
-        assert_tables_follow(lake, project, dbt)
+        # The embedded engine goes through every version; Spark through what is another way there.
+        versions = {name: VERSIONS[name] for name in ("first", "retyped", "partitioned")}
+        assert_tables_follow(lake, project, dbt, versions)
         project.write(VERSIONS["first"], full_refresh=True)
         dbt.succeed(f"run --select {GROWING[1]}")
         # Unlike the embedded engine, Spark adds columns to an incremental table.

@@ -24,12 +24,10 @@ pytestmark = pytest.mark.skipif(spark.missing() is not None, reason=str(spark.mi
 #: The hostile lines, half and half.
 PARTS = hostile.parts(hostile.hostile_lines(seed=3, posts=60), 2)
 INCREMENTAL = (*(f"staging.{table}" for table in STAGING), "intermediate.int_posts")
-RULES = "org.apache.spark.sql.catalyst.optimizer"
-#: Unit tests are plans of many parts for a handful of rows.
+#: Every test that is a query of its own, and those of every kind that models share.
+TESTED = "test_type:singular source:bronze.rejected stg_geo int_users top_user_by_country"
 SETTINGS = {
     **small_spark.SETTINGS,
-    "spark.sql.optimizer.excludedRules": f"{RULES}.PushProjectionThroughUnion,"
-    f"{RULES}.CollapseProject",
     "spark.sql.ui.explainMode": "simple",
     "spark.sql.maxPlanStringLength": "1000",
 }
@@ -42,7 +40,7 @@ class Done:
     Attributes:
         lake: landed twice.
         shown: the warehouse's tables, where a lake would have them.
-        warehouse: built after each landing, the second time with every test.
+        warehouse: built after each landing, then tested.
     """
 
     lake: Built
@@ -63,7 +61,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         with lake.dbt(**running.settings(folder)) as dbt:
             dbt.succeed(f'run-operation register_bronze --args {{"lake":"{lake.uri}"}} , run')
             lake.land(PARTS[1], hours_ago(1))
-            dbt.succeed("build")
+            dbt.succeed("run")
+            dbt.succeed(f"test --select {TESTED} --exclude-resource-type unit_test")
             dbt.succeed("source freshness , docs generate")
             yield Done(lake, Built(folder / "shown", lake.records, lake.rejected), running)
 
