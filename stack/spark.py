@@ -28,10 +28,6 @@ SETTINGS = {
 }
 
 
-#: Variables of Java's own options.
-_JAVA = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
-
-
 def missing(home: Path = HOME) -> str | None:
     """What keeps Spark from starting, with the way out; None if nothing does."""
     if shutil.which("java") is None:
@@ -136,7 +132,6 @@ def _submitted(
         folder,
         {"SPARK_HOME": str(distribution), "TZ": "UTC"},
         # Clients are told by SPARK_REMOTE where the server is; the launcher takes it for the master
-        # and refuses to start. Java says that it has read its variables, and the launcher takes
-        # that for the command. The others lead to the settings and programs of another Spark.
-        (*_JAVA, "SPARK_", "PYSPARK_", "HADOOP_", "HIVE_", "YARN_"),
+        # and refuses to start. The others lead to the settings and programs of another Spark.
+        ("SPARK_", "PYSPARK_", "HADOOP_", "HIVE_", "YARN_"),
     )  # fmt: skip

@@ -98,8 +98,8 @@ def test_spark_starts_where_a_client_is_led_to_it(tmp_path: Path) -> None:
         # Another Spark's.
         "SPARK_LOCAL_DIRS": "/nowhere",
         "PYSPARK_SUBMIT_ARGS": "--master yarn",
-        # Java says that it has read this, and the launcher would take that for its command.
-        "JDK_JAVA_OPTIONS": "-Dsome=thing",
+        # Of every JVM of the machine, which says that it has read it.
+        "JAVA_TOOL_OPTIONS": "-Dsome=thing",
     }
     said = []
     for command in ("up", "status", "down"):
