@@ -284,7 +284,7 @@ def _measure(request: Request, wanted: Sequence[str]) -> None:
 def _machine() -> str:
     """The machine, the interpreter, and whether measured processes find Python compiled."""
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    how = "compiled" if process.compiled() else "compiled anew by each process"
+    how = "compiled" if process.compiled() else "compiled again by each process"
     if os.environ.get(process.NOT_COMPILED):
         how += f" ({process.NOT_COMPILED} is set here and unset for what is measured)"
     return (
