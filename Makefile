@@ -51,7 +51,9 @@ demo: install sink/topics ## Invent posts, land, build, test, answer: everything
 	@echo "  target/static_index.html   the dbt docs"
 	@printf "  %-26s the Delta tables\n" "$(LAKE_URI)"
 
-PYTEST = $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+# Tests wait now and then: one process more than there are cores keeps these busy.
+WORKERS = $${PYTEST_XDIST_AUTO_NUM_WORKERS:-$$(($$(getconf _NPROCESSORS_ONLN) + 1))}
+PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: $(TEST) profiles.yml ## Run the tests that need no server and no browser (minutes)
 	@echo "testing: rules, commands, report and one whole build against the oracle; about 4 minutes"
