@@ -183,7 +183,7 @@ def is_too_deep(raw: bytes, limit: int = MAX_DEPTH, siblings: int = 0) -> bool:
     bare = raw.translate(_STEPS, _NO_BRACKET_OR_QUOTE).replace(b'""', b"")
     steps = np.frombuffer(bare, np.int8)
     quotes = steps == _QUOTE
-    # Not a sum, which takes eight bytes for each of these.
+    # A running sum would take eight bytes for each of them.
     outside = ~np.logical_xor.accumulate(quotes)
     depths = np.cumsum(np.where(outside & ~quotes, steps, 0), dtype=np.int32)
     return bool(depths.max(initial=0) > limit)

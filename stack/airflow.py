@@ -39,7 +39,7 @@ _FOREIGN = (
     "AIRFLOW__CORE__EXECUTION_API_SERVER_URL",
     "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST",
 )
-#: Seconds between two looks at a run: to tell of its tasks takes Airflow a tenth of a second.
+#: Seconds between two looks at a run: each makes Airflow read all of its tasks.
 _LOOK = 2.0
 #: A run in one of these states goes on by itself.
 _GOING = ("queued", "running")

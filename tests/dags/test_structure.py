@@ -136,6 +136,16 @@ def test_every_task_has_an_owner_retries_and_a_time_limit(dag: Any) -> None:
         assert task.on_failure_callback, task.task_id
     for name in ("land", "freshness", "report", "docs", "maintain"):
         assert dag.get_task(name).doc_md, name
+
+
+def test_no_task_runs_the_unit_tests(dag: Any) -> None:
+    found = {
+        task.env.get("DBT_EXCLUDE_RESOURCE_TYPES") for task in dag.tasks if hasattr(task, "env")
+    }
+    assert found == {"unit_test"}
+
+
+def test_the_dag_says_that_it_can_be_run_again(dag: Any) -> None:
     assert "What has landed does not land again" in " ".join(dag.doc_md.split())
 
 
