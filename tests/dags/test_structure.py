@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from deploy.mwaa.project import Deployment, files
 from tests.dbt.lakes import MARTS, ROOT
 
 FILE = ROOT / "dags" / "pinterest_daily.py"
@@ -175,6 +176,20 @@ def test_it_is_called_as_its_file(
     for path in ("s3", "s3/b", "a//b", "a:b", "/l"):
         lake = module.environment(home, {"LAKE_URI": path}, "d")["LAKE_URI"]
         assert lake == str(home / path)
+
+
+def test_airflow_looks_for_dags_in_the_dag_file_alone(tmp_path: Path) -> None:
+    """Of what is uploaded for MWAA."""
+    from airflow.utils.file import list_py_file_paths
+
+    deployment = Deployment("0a60b9a8a831")
+    for key, file in files(deployment, "", b"{}").items():
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / key).write_bytes(file.body)
+    dags = tmp_path / "dags"
+    assert list_py_file_paths(dags, safe_mode=False) == [str(tmp_path / deployment.dag_key)]
+    (tmp_path / deployment.folder / ".airflowignore").unlink()
+    assert len(list_py_file_paths(dags, safe_mode=False)) > 20
 
 
 def test_reading_it_opens_the_project_and_its_manifest_and_nothing_else(home: Path) -> None:
