@@ -170,6 +170,7 @@ def test_what_is_exported(machine: Machine) -> None:
     assert variables["LAKE_URI"] == "s3://b/lake"
     assert variables["PIPELINE_NOTIFIER_ARGS"] == strange
     assert variables["PIPELINE_PYTHON"] == f"{machine.venv}/bin/python"
+    assert Path(variables["PIPELINE_PYTHON"]).exists()  # on a worker
     assert variables["PIPELINE_DBT_MODE"] == "local"
     assert variables["AIRFLOW__COSMOS__ENABLE_TELEMETRY"] == "False"
     assert variables["AIRFLOW__USAGE_DATA_COLLECTION__ENABLED"] == "False"
@@ -199,22 +200,6 @@ def test_the_environment_is_made_once(machine: Machine) -> None:
     assert mark.exists()
 
 
-def test_what_is_installed_is_compiled(machine: Machine) -> None:
-    """Whatever the image sets: each task would compile dbt again."""
-    machine.start(PYTHONDONTWRITEBYTECODE="1", PIP_NO_COMPILE="1")
-    compiled = {path.name.split(".")[0] for path in machine.venv.rglob("dbt/cli/**/*.pyc")}
-    assert compiled == {"__init__", "main"}
-
-
-def test_another_lock_makes_another_environment(machine: Machine) -> None:
-    machine.start()
-    more = wheel(machine.packages, "more", {"more.py": ""})
-    machine.lock(machine.dbt + more)
-    variables, said = machine.start()
-    assert "made in " in said
-    subprocess.run([variables["PIPELINE_PYTHON"], "-c", "import more"], check=True)
-
-
 @pytest.mark.parametrize("component", ["scheduler", "webserver", "triggerer", "dag-processor"])
 def test_only_workers_have_it(machine: Machine, component: str) -> None:
     variables, said = machine.start("A=b", MWAA_AIRFLOW_COMPONENT=component)
@@ -224,10 +209,13 @@ def test_only_workers_have_it(machine: Machine, component: str) -> None:
     assert (variables["A"], variables["PIPELINE_PYTHON"]) == ("b", f"{machine.venv}/bin/python")
 
 
-@pytest.mark.parametrize("component", ["worker", "hybrid", ""])
-def test_what_runs_tasks_has_it(machine: Machine, component: str) -> None:
-    machine.start(MWAA_AIRFLOW_COMPONENT=component)
+@pytest.mark.parametrize("component", ["hybrid", ""])
+def test_what_runs_tasks_has_it_compiled(machine: Machine, component: str) -> None:
+    """Whatever the image sets: each task would compile dbt again."""
+    machine.start(MWAA_AIRFLOW_COMPONENT=component, PYTHONDONTWRITEBYTECODE="1", PIP_NO_COMPILE="1")
     assert (machine.venv / "bin" / "python").exists()
+    compiled = {path.name.split(".")[0] for path in machine.venv.rglob("dbt/cli/**/*.pyc")}
+    assert compiled == {"__init__", "main"}
 
 
 @pytest.mark.parametrize(
@@ -253,23 +241,27 @@ def test_a_bad_lock_leaves_no_environment_and_lets_airflow_start(
     assert not machine.venv.exists()
 
 
-def test_a_good_environment_does_not_outlive_its_lock(machine: Machine) -> None:
-    machine.start()
-    machine.lock("nothing==1.0 --hash=sha256:" + "0" * 64 + "\n")
-    variables, _ = machine.start()
-    assert not Path(variables["PIPELINE_PYTHON"]).exists()
-    machine.lock(machine.dbt)
-    assert "made in " in machine.start()[1]
-    assert Path(variables["PIPELINE_PYTHON"]).exists()
-
-
-def test_an_environment_whose_making_was_cut_short_is_made_again(machine: Machine) -> None:
+def test_an_environment_that_was_cut_short_or_has_another_lock_is_made_again(
+    machine: Machine,
+) -> None:
     machine.start()
     (machine.venv / ".digest").unlink()
     (machine.venv / "half").touch()
     _, said = machine.start()
     assert "made in " in said
     assert not (machine.venv / "half").exists()
+    # A good environment does not outlive its lock.
+    machine.lock("nothing==1.0 --hash=sha256:" + "0" * 64 + "\n")
+    variables, _ = machine.start()
+    assert not Path(variables["PIPELINE_PYTHON"]).exists()
+    machine.lock(machine.dbt)
+    assert "made in " in machine.start()[1]
+    assert Path(variables["PIPELINE_PYTHON"]).exists()
+    # Neither does it where the lock is another, and as good.
+    machine.lock(machine.dbt + wheel(machine.packages, "more", {"more.py": ""}))
+    variables, said = machine.start()
+    assert "made in " in said
+    subprocess.run([variables["PIPELINE_PYTHON"], "-c", "import more"], check=True)
 
 
 def test_a_start_that_is_killed_leaves_nothing_that_is_taken_for_whole(machine: Machine) -> None:
