@@ -25,18 +25,24 @@ PROJECT = airflow.PROJECT
 PYTHON = sys.executable
 DBT = Path(PYTHON).with_name("dbt")
 
-#: Reads the DAG's file in a process that has imported what it imports, as Airflow's have.
+#: Reads the DAG's file for one project after another, in a process that has imported what it
+#: imports, as Airflow's have.
 READ = """
-import importlib.util, json, logging, sys, time
+import importlib.util, json, logging, os, sys, time
 logging.disable(logging.CRITICAL)
-spec = importlib.util.spec_from_file_location("pinterest_daily", sys.argv[1])
-seconds = []
-for _ in range(int(sys.argv[2]) + 1):
-    module = importlib.util.module_from_spec(spec)
-    begun = time.monotonic()
-    spec.loader.exec_module(module)
-    seconds.append(time.monotonic() - begun)
-print("READ", json.dumps([seconds[1:], len(module.dag.tasks)]))
+file, runs, *homes = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("pinterest_daily", file)
+read = []
+for home in homes:
+    os.environ["PIPELINE_HOME"] = home
+    seconds = []
+    for _ in range(int(runs) + 1):
+        module = importlib.util.module_from_spec(spec)
+        begun = time.monotonic()
+        spec.loader.exec_module(module)
+        seconds.append(time.monotonic() - begun)
+    read.append([seconds[1:], len(module.dag.tasks)])
+print("READ", json.dumps(read))
 """
 
 
@@ -57,22 +63,28 @@ def measure(work: Path, runs: int, posts: int, large: Size | None) -> Iterator[F
 
 def _reading(work: Path, runs: int) -> Iterator[Figure]:
     """What reading the DAG's file costs, as it is and with twice as many models."""
-    home = work / "dag-read"
-    (home / "target").mkdir(parents=True, exist_ok=True)
-    for file in ("dbt_project.yml", "profiles.yml"):
-        shutil.copy(PROJECT / file, home / file)
-    parsed = {"DBT_PROJECT_DIR": str(PROJECT), "DBT_TARGET_PATH": str(home.resolve() / "parsed")}
-    run([str(DBT), "parse", "--quiet"], parsed)
-    manifest = json.loads((home / "parsed" / "manifest.json").read_text())
-    for called, content in (("", manifest), (", twice the models", _doubled(manifest))):
+    # Into the folder where the DAG finds the manifest, as `make airflow` does; the build that is
+    # measured finds the project read, at the first run as at the later ones.
+    target = PROJECT / "target"
+    run(
+        [str(DBT), "parse", "--quiet"],
+        {"DBT_PROJECT_DIR": str(PROJECT), "DBT_TARGET_PATH": str(target)},
+    )
+    manifest = json.loads((target / "manifest.json").read_text())
+    contents = {"": manifest, ", twice the models": _doubled(manifest)}
+    homes = [work / f"dag-read-{number}" for number, _ in enumerate(contents, start=1)]
+    for home, content in zip(homes, contents.values(), strict=True):
+        (home / "target").mkdir(parents=True, exist_ok=True)
+        for file in ("dbt_project.yml", "profiles.yml"):
+            shutil.copy(PROJECT / file, home / file)
         (home / "target" / "manifest.json").write_text(json.dumps(content))
-        read = run(
-            [PYTHON, "-c", READ, str(PROJECT / "dags" / f"{DAG}.py"), str(runs)],
-            {"PIPELINE_HOME": str(home), "AIRFLOW_HOME": str(home / "airflow")}
-            | {"AIRFLOW__COSMOS__ENABLE_TELEMETRY": "False"},
-        )
-        (line,) = [line for line in read.output.splitlines() if line.startswith("READ ")]
-        seconds, tasks = json.loads(line.removeprefix("READ "))
+    read = run(
+        [PYTHON, "-c", READ, str(PROJECT / "dags" / f"{DAG}.py"), str(runs), *map(str, homes)],
+        {"AIRFLOW_HOME": str(work / "dag-read"), "AIRFLOW__COSMOS__ENABLE_TELEMETRY": "False"},
+    )
+    (line,) = [line for line in read.output.splitlines() if line.startswith("READ ")]
+    found = json.loads(line.removeprefix("READ "))
+    for called, (seconds, tasks) in zip(contents, found, strict=True):
         yield Figure(f"tasks of the DAG{called}", tasks)
         yield Figure(f"reading the DAG's file{called}", statistics.median(seconds), "{:.2f} s")
 
