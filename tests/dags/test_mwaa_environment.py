@@ -17,13 +17,14 @@ import pytest
 from stack import airflow, process
 from tests import oracle
 from tests.dags import mwaa
-from tests.dags.deployments import posts
+from tests.dags.deployments import PRELOADED, posts
 from tests.dbt.lakes import (
     MARTS,
     PIPELINE,
     ROOT,
     InBucket,
     Row,
+    assert_accounts_agree,
     assert_oracle_agrees,
     assert_same,
 )
@@ -33,15 +34,15 @@ ID = "0a60b9a8a831"
 DAG = f"{ID}_dag"
 #: Seconds that the run may take beside everything else that this machine does.
 PATIENCE = 1200
-MART = "popular_category_by_age_group"
-#: The tasks that are run of a day: each of what is no model, and of every layer one model, whose
-#: table changes by the records of people.
+#: The tasks that are run of a day: each of what is no model, and one model of the first layer and
+#: one of the last, whose tables change by the records of people. The one grows; the other is built
+#: anew under a contract, and its tests update an asset.
 RUN = {
     *("land", "freshness", "report", "docs", "maintain"),
     # A model waits for the tests of those before it: with these a chain has no gap.
     *(
         f"dbt.{model}.{what}"
-        for model in ("staging.stg_user", "intermediate.int_posts", f"marts.{MART}")
+        for model in ("staging.stg_user", "marts.data_quality")
         for what in ("run", "test")
     ),
     "dbt.every_staged_post_has_landed_test",
@@ -156,6 +157,10 @@ def environment(
         # As on MWAA.
         "AIRFLOW__CORE__EXECUTE_TASKS_NEW_PYTHON_INTERPRETER": "True",
     }
+    # Its tasks are forked from the scheduler, whatever that setting says; the DAG processor alone
+    # shows that the file's imports are there.
+    (home / "config").mkdir()
+    (home / "config" / "airflow_local_settings.py").write_text(PRELOADED)
     (home / "passwords.json").write_text(f'{{"{airflow.USER}": "only-here"}}')
     server = process.Server(
         "MWAA's Airflow",
@@ -170,6 +175,10 @@ def environment(
     try:
         lake = InBucket(folder, address=f"s3://{bucket}/lake")
         lines = posts(300, 1, folder / "sink")
+        # `data_quality` counts the unfit ones in a table that the day does not build.
+        lines["user"] = [
+            line for line in lines["user"] if isinstance(oracle.land("user", line), oracle.Landed)
+        ]
         yield Environment(asking, home, bucket, folder, lake, lines, said, store, synced, variables)
     finally:
         running = process.find(state)
@@ -270,16 +279,11 @@ def test_a_day_lands_builds_tests_and_publishes_as_elsewhere(
     for name, value in environment.store.items():
         monkeypatch.setenv(name, value)
     lake = environment.lake
-    staged = lake.staged()
     rows = lake.rows("staging", "stg_user")
     users = {row["ind"]: row for row in rows}
     assert len(users) == len(rows) > 0
-    assert_same("stg_user", users, staged["user"])
-    assert_posts_agree(lake)
-    answers = [
-        tuple(row[name] for name in oracle.COLUMNS[MART]) for row in lake.rows("marts", MART)
-    ]
-    assert sorted(answers) == oracle.answers(**staged)[MART] != []
+    assert_same("stg_user", users, lake.staged()["user"])
+    assert_accounts_agree(lake)
     for page in ("index.html", "docs.html"):
         published = client("s3", environment.store).get_object(
             Bucket=environment.bucket, Key=f"published/{page}"
