@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from deploy.mwaa.project import Deployment, files
+from tests.dbt import processes
 from tests.dbt.lakes import MARTS, ROOT
 
 FILE = ROOT / "dags" / "pinterest_daily.py"
@@ -44,14 +45,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("project")
     (home / "profiles.yml").write_text((ROOT / "profiles.example.yml").read_text())
     (home / "dbt_project.yml").write_text((ROOT / "dbt_project.yml").read_text())
-    subprocess.run(
+    done = processes.run(
         [
-            Path(sys.executable).with_name("dbt"), "parse", "--quiet", "--profiles-dir", home,
-            "--target-path", home / "target", "--log-path", home / "logs",
+            processes.DBT, "parse", "--quiet", "--profiles-dir", str(home),
+            "--target-path", str(home / "target"), "--log-path", str(home / "logs"),
         ],
-        cwd=ROOT,
-        check=True,
+        os.environ,
+        ROOT,
     )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
     return home
 
 
