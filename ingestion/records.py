@@ -160,6 +160,8 @@ _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKET_OR_QUOTE = bytes(set(range(256)) - set(b'[{]}"'))
 #: Up to so many bytes bytes.count is faster than numpy.
 _FEW_BYTES = 4096
+#: Brackets and quotes that are counted at a time: the arrays take ten bytes for each.
+_DEPTH_BLOCK = 1 << 20
 
 
 def is_too_deep(raw: bytes, limit: int = MAX_DEPTH, siblings: int = 0) -> bool:
@@ -181,12 +183,16 @@ def is_too_deep(raw: bytes, limit: int = MAX_DEPTH, siblings: int = 0) -> bool:
         raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     # What is left of strings without brackets is a pair of quotes.
     bare = raw.translate(_STEPS, _NO_BRACKET_OR_QUOTE).replace(b'""', b"")
-    steps = np.frombuffer(bare, np.int8)
-    quotes = steps == _QUOTE
-    # A running sum would take eight bytes for each of them.
-    outside = ~np.logical_xor.accumulate(quotes)
-    depths = np.cumsum(np.where(outside & ~quotes, steps, 0), dtype=np.int32)
-    return bool(depths.max(initial=0) > limit)
+    depth, inside = 0, np.False_
+    for start in range(0, len(bare), _DEPTH_BLOCK):
+        steps = np.frombuffer(bare[start : start + _DEPTH_BLOCK], np.int8)
+        quotes = steps == _QUOTE
+        in_string = np.logical_xor.accumulate(quotes) ^ inside
+        depths = depth + np.cumsum(np.where(in_string | quotes, 0, steps), dtype=np.int32)
+        if depths.max() > limit:
+            return True
+        depth, inside = depths[-1], in_string[-1]
+    return False
 
 
 def _count_opening(raw: bytes) -> int:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given, settings
@@ -315,12 +316,14 @@ def test_the_deepest_nesting_that_lands(levels: int, opened: str) -> None:
         st.sampled_from(['"', "\\", "[", "]", "{", "}", "a", "]" * 9, "[" * 9, '"[" ']), max_size=80
     ),
     st.integers(0, 12),
+    st.sampled_from([1, 2, 7, 1 << 20]),
 )
-def test_depth_is_counted_outside_of_strings(parts: list[str], limit: int) -> None:
-    """The oracle removes strings with a regular expression; records.py counts with numpy."""
+def test_depth_is_counted_outside_of_strings(parts: list[str], limit: int, block: int) -> None:
+    """The oracle removes strings with a regular expression; records.py counts block by block."""
     text = "".join(parts)
     if not oracle.STRING.sub("", text).count('"') and "\\" not in oracle.STRING.sub("", text):
-        assert is_too_deep(text.encode(), limit) is (oracle._depth(text) > limit)
+        with patch.object(records, "_DEPTH_BLOCK", block):
+            assert is_too_deep(text.encode(), limit) is (oracle._depth(text) > limit)
 
 
 def test_depth_of_text_that_is_not_json_is_decided_in_linear_time() -> None:
