@@ -14,7 +14,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,8 +28,8 @@ from thrift.protocol.TBinaryProtocol import TBinaryProtocol
 from thrift.Thrift import TMessageType
 from thrift.transport.TTransport import TMemoryBuffer
 
-from stack import process, spark
 from tests.dbt.lakes import ROOT
+from tests.dbt.small_spark import Server
 
 #: Statements that only Databricks understands, and what is said of them.
 REFUSED = {
@@ -186,15 +186,12 @@ def refusal(number: int, reason: str) -> bytes:
 
 
 @contextmanager
-def warehouse(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Warehouse]:
+def warehouse(folder: Path, server: Server) -> Iterator[Warehouse]:
     """Run a warehouse for as long as the context lasts.
 
     Args:
-        folder: for its tables, its catalog, its certificate and its log.
-        settings: of Spark, besides its own.
-
-    Raises:
-        ServerError: Spark is not installed or does not start.
+        folder: for its certificate.
+        server: answers for it.
     """
     authority = trustme.CA()
     certificate = folder / "authority.pem"
@@ -202,25 +199,18 @@ def warehouse(folder: Path, settings: Mapping[str, str] | None = None) -> Iterat
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
 
-    server = spark.thrift_server(process.free_port(), folder / "spark", settings)
-    process.start(server)
-    try:
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as front:
-            front.daemon_threads = True
-            front.socket = context.wrap_socket(
-                front.socket, server_side=True, do_handshake_on_connect=False
-            )
-            running = Warehouse(
-                front.server_address[1], server.port, certificate, folder / "spark" / "warehouse"
-            )
-            front.warehouse = running  # type: ignore[attr-defined]
-            threading.Thread(target=front.serve_forever, daemon=True).start()
-            try:
-                yield running
-            finally:
-                front.shutdown()
-    finally:
-        process.stop(server.folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as front:
+        front.daemon_threads = True
+        front.socket = context.wrap_socket(
+            front.socket, server_side=True, do_handshake_on_connect=False
+        )
+        running = Warehouse(front.server_address[1], server.thrift, certificate, server.tables)
+        front.warehouse = running  # type: ignore[attr-defined]
+        threading.Thread(target=front.serve_forever, daemon=True).start()
+        try:
+            yield running
+        finally:
+            front.shutdown()
 
 
 class Handler(BaseHTTPRequestHandler):

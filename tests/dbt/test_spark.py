@@ -1,10 +1,18 @@
-"""Apache Spark and the embedded engine build the same tables from the same records."""
+"""Apache Spark and the embedded engine build the same tables from the same records.
+
+Spark is spoken to in two ways: by the spark target, and by the databricks target through the
+stand-in for a SQL warehouse. One server serves both, one after the other: what it costs to start
+and to load its classes is paid once.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,8 +25,9 @@ from pyspark.sql import SparkSession
 from stack import spark
 from tests import hostile, oracle
 from tests.dbt.changing import GROWING, VERSIONS, Project, assert_tables_follow, primitive
-from tests.dbt.lakes import INTERMEDIATE, MARTS, STAGING, Built, assert_oracle_agrees
-from tests.dbt.small_spark import serving
+from tests.dbt.lakes import INTERMEDIATE, MARTS, STAGING, Built, assert_oracle_agrees, processes
+from tests.dbt.small_spark import Server, serving
+from tests.dbt.warehouse import Warehouse, warehouse
 
 pytestmark = pytest.mark.skipif(spark.missing() is not None, reason=str(spark.missing()))
 
@@ -60,10 +69,10 @@ class Grown:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-    """A Spark of its own; the settings that make dbt use it."""
-    with serving(tmp_path_factory.mktemp("spark")) as settings:
-        yield settings
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Spark of its own."""
+    with serving(tmp_path_factory.mktemp("spark")) as running:
+        yield running
 
 
 def lines(day: int) -> Mapping[str, list[bytes]]:
@@ -100,8 +109,14 @@ def kept(lake: Built, folder: Path) -> Built:
     return Built(folder, lake.records, lake.rejected, lake.offsets)
 
 
-def forget_schemas(address: str) -> None:
+def forget_schemas(server: Server) -> None:
     """Make a server fit for another lake; what it built is deleted."""
+    # In a process of its own, as the client takes a worker of pytest for a run of doctests.
+    with ProcessPoolExecutor(1, processes) as process:
+        process.submit(_drop_schemas, server.remote).result()
+
+
+def _drop_schemas(address: str) -> None:
     session = SparkSession.builder.remote(address).getOrCreate()
     for schema in ("bronze", "staging", "intermediate", "marts"):
         session.sql(f"drop schema if exists `{schema}` cascade")
@@ -119,7 +134,7 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(server: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def pair(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """A day on each engine in each of Spark's modes; then a day by the other engine."""
     left = Grown(Built(tmp_path_factory.mktemp("by_spark")))
     left.lake.land(lines(0), stamp(0))
@@ -134,7 +149,7 @@ def pair(server: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) ->
                 same_bronze(left.lake, right.lake.folder)
             embedded.succeed("run")
             # The data tests run on the same Spark by way of the stand-in for a warehouse.
-            with left.lake.dbt({"spark.sql.ansi.enabled": ansi}, **server) as by_spark:
+            with left.lake.dbt({"spark.sql.ansi.enabled": ansi}, **server.settings) as by_spark:
                 by_spark.succeed("run")
                 if day == len(ANSI) - 1:
                     by_spark.succeed("source freshness , docs generate")
@@ -148,9 +163,8 @@ def pair(server: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     with left.lake.dbt() as embedded:
         embedded.succeed("run")
     left.lake = kept(left.lake, tmp_path_factory.mktemp("kept"))
-    with right.lake.dbt(**server) as by_spark:
-        # There, as the client takes a worker of pytest for a run of doctests.
-        by_spark.process.submit(forget_schemas, server["SPARK_REMOTE"]).result()
+    forget_schemas(server)
+    with right.lake.dbt(**server.settings) as by_spark:
         # Marts are made anew each time, whoever made the last ones.
         by_spark.succeed("run --select staging intermediate")
     for grown in (left, right):
@@ -204,22 +218,20 @@ def test_spark_documents_every_column(pair: Pair) -> None:
 
 def test_a_server_with_another_lake_is_refused(
     pair: Pair,  # noqa: ARG001 (one of its lakes is the one the server has)
-    server: Mapping[str, str],
+    server: Server,
     tmp_path: Path,
 ) -> None:
     other = Built(tmp_path)
     other.land({}, stamp(0))
-    with other.dbt(**server) as dbt:
+    with other.dbt(**server.settings) as dbt:
         assert dbt("run") == 2
     assert not (other.uri / "staging").exists()
 
 
-def test_columns_of_models_change_on_spark_too(
-    pair: Pair, server: Mapping[str, str], tmp_path: Path
-) -> None:
+def test_columns_of_models_change_on_spark_too(pair: Pair, server: Server, tmp_path: Path) -> None:
     # The lake that the server has.
     lake, project = pair.embedded.lake, Project(tmp_path / "project")
-    with lake.dbt(project=project.folder, **server) as dbt:
+    with lake.dbt(project=project.folder, **server.settings) as dbt:
         # The embedded engine goes through every version; Spark through what is another way there.
         versions = {name: VERSIONS[name] for name in ("first", "retyped", "partitioned")}
         assert_tables_follow(lake, project, dbt, versions)
@@ -231,3 +243,126 @@ def test_columns_of_models_change_on_spark_too(
     first, added = VERSIONS["first"].columns, ("added", primitive("double"))
     assert list(lake.types(*GROWING).items()) == [*first, added]
     assert sorted(row["ind"] for row in lake.rows(*GROWING)) == [1, 2, 3, 4, 5]
+
+
+#: The hostile lines, half and half.
+PARTS = hostile.parts(hostile.hostile_lines(seed=3, posts=60), 2)
+INCREMENTAL = (*(f"staging.{table}" for table in STAGING), "intermediate.int_posts")
+#: Every test that is a query of its own, and those of every kind that models share.
+TESTED = "test_type:singular source:bronze.rejected stg_geo int_users top_user_by_country"
+
+
+@dataclass
+class Done:
+    """A lake whose bronze the warehouse reads, and the warehouse.
+
+    Attributes:
+        lake: landed twice.
+        shown: the warehouse's tables, where a lake would have them.
+        warehouse: built after each landing, then tested.
+    """
+
+    lake: Built
+    shown: Built
+    warehouse: Warehouse
+
+
+@pytest.fixture(scope="module")
+def done(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
+    """Registered, built, built again; asked how fresh it is; its docs written."""
+    forget_schemas(server)
+    folder = tmp_path_factory.mktemp("databricks")
+    lake = Built(folder)
+    lake.land(PARTS[0], hours_ago(2))
+    with warehouse(folder, server) as running:
+        (folder / "shown" / "lake").mkdir(parents=True)
+        for schema in ("staging", "intermediate", "marts"):
+            (folder / "shown" / "lake" / schema).symlink_to(running.tables / f"{schema}.db")
+        with lake.dbt(**running.settings(folder)) as dbt:
+            dbt.succeed(f'run-operation register_bronze --args {{"lake":"{lake.uri}"}} , run')
+            lake.land(PARTS[1], hours_ago(1))
+            dbt.succeed("run")
+            dbt.succeed(f"test --select {TESTED} --exclude-resource-type unit_test")
+            dbt.succeed("source freshness , docs generate")
+            yield Done(lake, Built(folder / "shown", lake.records, lake.rejected), running)
+
+
+def hours_ago(number: int) -> datetime:
+    return datetime.now(UTC) - timedelta(hours=number)
+
+
+def test_its_tables_are_the_oracles(done: Done) -> None:
+    assert_oracle_agrees(done.shown)
+
+
+def test_its_tables_are_the_embedded_engines(done: Done, tmp_path: Path) -> None:
+    local = Built(tmp_path)
+    for number in range(2):
+        local.land(PARTS[number], hours_ago(2 - number))
+    with local.dbt() as dbt:
+        dbt.succeed("run")
+    assert done.shown.tables() == local.tables()
+
+
+def test_it_refuses_nothing_of_a_build(done: Done) -> None:
+    assert done.warehouse.refused == []
+
+
+def heads(done: Done, pattern: str) -> Counter[str]:
+    """How often which table follows a pattern at the beginning of a statement."""
+    name = rf"(?i){pattern}\s+`?hive_metastore`?\.`(\w+)`\.`(\w+)`"
+    found = (re.match(name, statement) for statement in done.warehouse.statements)
+    return Counter(".".join(match.groups()) for match in found if match)
+
+
+def test_increments_are_merged_and_optimized(done: Done) -> None:
+    assert heads(done, r"merge\s+into") == dict.fromkeys(INCREMENTAL, 1)
+    assert heads(done, "optimize") == dict.fromkeys(INCREMENTAL, 2)
+
+
+def test_incremental_tables_are_clustered_by_key(done: Done) -> None:
+    for table in INCREMENTAL:
+        actions = log(done.shown.uri.joinpath(*table.split(".")))
+        clustered = [
+            json.loads(action["domainMetadata"]["configuration"])["clusteringColumns"]
+            for action in actions
+            if action.get("domainMetadata", {}).get("domain") == "delta.clustering"
+        ]
+        assert clustered[-1] == [["ind"]]
+        properties = next(
+            action["metaData"]["configuration"] for action in actions if "metaData" in action
+        )
+        assert properties["delta.enableDeletionVectors"] == "true"
+
+
+def log(table: Path) -> list[dict[str, Any]]:
+    """Every action of a table's commits."""
+    commits = sorted((table / "_delta_log").glob("*.json"))
+    return [
+        json.loads(line) for commit in commits for line in commit.read_text().strip().split("\n")
+    ]
+
+
+def test_it_tells_how_fresh_bronze_is_and_what_columns_there_are(done: Done) -> None:
+    """Spark lists the columns of a table once it has been replaced; a warehouse lists all."""
+    target = done.lake.folder / "target"
+    freshness = json.loads((target / "sources.json").read_text())["results"]
+    assert {entry["unique_id"]: entry["status"] for entry in freshness} == {
+        f"source.pinterest.bronze.{kind}": "pass" for kind in oracle.KINDS
+    }
+    manifest = json.loads((target / "manifest.json").read_text())
+    catalog = json.loads((target / "catalog.json").read_text())
+    assert {name: list(node["columns"]) for name, node in catalog["nodes"].items()} == {
+        name: list(node["columns"])
+        for name, node in manifest["nodes"].items()
+        if node["resource_type"] == "model"
+        and f"{node['schema']}.{node['name']}" not in INCREMENTAL
+    }
+
+
+def test_readers_are_granted_what_they_may_read(done: Done) -> None:
+    asked = len(done.warehouse.refused)
+    with done.lake.dbt(**done.warehouse.settings(done.lake.folder)) as dbt:
+        assert dbt('run --select data_quality --vars {"readers":["analysts"]}') == 1
+    assert {kind for kind, _ in done.warehouse.refused[asked:]} == {"privileges"}
+    del done.warehouse.refused[asked:]
