@@ -23,6 +23,8 @@ SETTINGS = {
     # Compiling a query takes longer than interpreting it here.
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    # No session brings classes of its own, for which each would get class loaders of its own.
+    "spark.sql.artifact.isolation.enabled": "false",
     "spark.sql.ui.explainMode": "simple",
     "spark.sql.maxPlanStringLength": "1000",
 }
@@ -62,8 +64,6 @@ def serving(folder: Path) -> Iterator[Server]:
         # A quarter of the Java samples are of Hive's metastore otherwise: each thread reads its
         # configuration anew, and most threads serve one statement.
         "spark.sql.catalogImplementation": "in-memory",
-        # No session brings classes of its own, for which each would get class loaders of its own.
-        "spark.sql.artifact.isolation.enabled": "false",
         "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
         "spark.connect.grpc.binding.address": "127.0.0.1",
         "spark.connect.grpc.binding.port": str(connect),
