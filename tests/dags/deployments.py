@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import psutil
 
 from ingestion.records import KINDS
 from stack import airflow, process
+from tests.dbt import processes
 from tests.dbt.lakes import PIPELINE, Built
 
 ROOT = Path(__file__).parents[2]
@@ -78,8 +80,8 @@ class Deployment:
         (self.home / ".airflowignore").write_text("**\n")
         if change is not None:
             change(self.home)
-        program = Path(sys.executable).with_name("dbt")
-        subprocess.run([program, "parse", "--quiet"], cwd=self.home, check=True)
+        done = processes.run([processes.DBT, "parse", "--quiet"], os.environ, self.home)
+        assert done.returncode == 0, done.stdout + done.stderr
         shutil.copy(ROOT / "dags" / "pinterest_daily.py", self.dags / f"{self.dag}.py")
 
     def deliver(self, lines: dict[str, list[bytes]], *folders: str) -> None:
