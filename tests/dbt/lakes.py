@@ -9,7 +9,6 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from ingestion.records import KINDS
 from ingestion.sources.s3 import open_store, parse_name
 from runner import commands
 from tests import oracle
+from tests.forking import forkserver
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = "0a60b9a8a831"
@@ -36,9 +36,6 @@ Row = dict[str, Any]
 #: The project as the first process of a target parsed it, for those that follow: dbt parses it
 #: anew, at nearly three CPU seconds, for another target.
 _parsed: dict[str, Path] = {}
-#: Where processes come from that have dbt imported: that takes longer than what many do with it.
-processes = get_context("forkserver")
-processes.set_forkserver_preload(["tests.dbt.imported"])
 
 
 @dataclass
@@ -145,7 +142,7 @@ class Built:
         if target in _parsed and project == ROOT:
             environment["DBT_PARTIAL_PARSE_FILE_PATH"] = str(_parsed[target])
         with ProcessPoolExecutor(
-            1, processes, initializer=_begin, initargs=(environment,)
+            1, forkserver, initializer=_begin, initargs=(environment,)
         ) as process:
             yield Dbt(process, self.folder / "logs" / "dbt.log")
         if project == ROOT:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.dbt.lakes import processes
+from tests.forking import forkserver
 
 DBT = str(Path(sys.executable).with_name("dbt"))
 SEVERAL = (sys.executable, "-m", "dbt_lake")
@@ -30,7 +30,7 @@ def run(
     """
     with TemporaryDirectory() as folder:
         files = [str(Path(folder, name)) for name in ("stdout", "stderr")]
-        child = processes.Process(
+        child = forkserver.Process(
             target=_run, args=(list(command), dict(environment), str(cwd), files)
         )
         child.start()
@@ -49,6 +49,7 @@ def _run(command: list[str], environment: dict[str, str], cwd: str, files: list[
     from dbt.cli.main import cli
 
     from runner import commands
+    from tests.dbt import imported  # noqa: F401 (where forking began, it may not have been found)
 
     several = tuple(command[: len(SEVERAL)]) == SEVERAL
     assert several or command[0] == DBT, command

@@ -32,10 +32,10 @@ from tests.dbt.lakes import (
     Built,
     Dbt,
     assert_oracle_agrees,
-    processes,
 )
 from tests.dbt.small_spark import Server, serving
 from tests.dbt.warehouse import Warehouse, warehouse
+from tests.forking import forkserver
 
 pytestmark = pytest.mark.skipif(spark.missing() is not None, reason=str(spark.missing()))
 
@@ -117,7 +117,7 @@ def kept(lake: Built, folder: Path) -> Built:
 def forget_schemas(server: Server) -> None:
     """Make a server fit for another lake; what it built is deleted."""
     # In a process of its own, as the client takes a worker of pytest for a run of doctests.
-    with ProcessPoolExecutor(1, processes) as process:
+    with ProcessPoolExecutor(1, forkserver) as process:
         process.submit(_drop_schemas, server.remote).result()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import multiprocessing
 import random
 import time
 from collections import Counter
@@ -26,6 +25,7 @@ from ingestion.records import KINDS, decode
 from ingestion.sources.s3 import Folder, SinkObject, parse_name
 from ingestion.streams import land_stream
 from tests import hostile, oracle
+from tests.forking import forkserver
 from tests.unit.test_lake import rows
 
 GEO = KINDS["geo"]
@@ -491,9 +491,6 @@ def test_a_follower_ends_with_a_commit_that_fails_though_nothing_more_comes(
 # ---------------------------------------------------------------- several landers, killed
 
 OBJECT = 800
-# Landers are forked from a process that has imported everything and opened nothing.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pandas", __name__])
 
 
 def land_in_process(folder: Path, started: Any, go: Any, without_check: bool) -> None:
@@ -524,10 +521,10 @@ def forget_what_has_landed() -> None:
 
 def start_landers(sink: Sink, count: int, without_check: bool = False) -> list[BaseProcess]:
     """Start landers that begin at the same moment."""
-    go = PROCESSES.Event()
-    all_started = [PROCESSES.Event() for _ in range(count)]
+    go = forkserver.Event()
+    all_started = [forkserver.Event() for _ in range(count)]
     landers = [
-        PROCESSES.Process(
+        forkserver.Process(
             target=land_in_process, args=(sink.folder.parent, started, go, without_check)
         )
         for started in all_started
