@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.dbt.lakes import PIPELINE
 from tests.services import kills
 from tests.services.conftest import client
 from tests.services.kills import Source
@@ -60,7 +61,10 @@ def test_nor_does_it_matter_where_the_lake_is(
 def test_a_lander_that_is_told_to_end_before_it_has_begun_ends(
     nursery: Nursery, tmp_path: Path
 ) -> None:
-    (tmp_path / "topics").mkdir()
+    # One that gets so far lands this record and rests; without any it would end by itself.
+    name = f"topics/{PIPELINE}.geo/partition=0/{PIPELINE}.geo+0+0000000000.json"
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_bytes(b'{"ind":1,"country":"x"}\n')
     order = Order(
         ["s3", "--uri", str(tmp_path), "--lake", str(tmp_path / "lake")],
         tmp_path / "log",
