@@ -16,7 +16,7 @@ from tests.dags import postgres
 from tests.dags.deployments import Deployment, in_days, kill, posts, running
 from tests.dbt.lakes import MARTS, assert_oracle_agrees
 
-FAILING = Path("dbt_project", "tests", "nobody_has_a_name.sql")
+FAILING = Path("dbt_project", "tests", "no_country_has_a_top_user.sql")
 #: Seconds that a run may take beside everything else that this machine does.
 PATIENCE = 900
 #: The tasks of a shortened run: the build makes every table, these watch some of them.
@@ -110,13 +110,15 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 
 
 def add_failing_test(home: Path) -> None:
-    """A test of one table that never passes."""
-    (home / FAILING).write_text("select user_name from {{ ref('int_users') }}\n")
+    """A test of one table that fails whenever the table has a row."""
+    (home / FAILING).write_text("select country from {{ ref('top_user_by_country') }}\n")
 
 
 def mend(home: Path) -> None:
     """Now it passes."""
-    (home / FAILING).write_text("select user_name from {{ ref('int_users') }} where false\n")
+    (home / FAILING).write_text(
+        "select country from {{ ref('top_user_by_country') }} where false\n"
+    )
 
 
 def test_a_day_lands_builds_tests_and_publishes(deployed: Deployed) -> None:
@@ -185,37 +187,36 @@ def test_a_failing_test_stops_what_depends_on_its_model_and_nothing_else(
     assert outcome == "failed"
     states = deployed.states(failing, run)
     ended = {state: {name for name in states if states[name] == state} for state in states.values()}
-    assert ended.pop("failed") == {"dbt.intermediate.int_users.test", "dbt.dbt_producer_watcher"}
+    assert ended.pop("failed") == {"dbt.marts.top_user_by_country.test", "dbt.dbt_producer_watcher"}
     assert ended.pop("success") >= {
         "land",
         "freshness",
-        "dbt.intermediate.int_users.run",
         "dbt.intermediate.int_posts.test",
         "dbt.marts.rejected_by_reason.test",
-        "dbt.marts.top_user_by_country.test",
+        "dbt.marts.top_user_by_country.run",
+        "dbt.marts.users_joined_by_year.test",
         "maintain",
     }
     assert ended.pop("upstream_failed") >= {
-        "dbt.marts.users_joined_by_year.run",
-        "dbt.marts.users_joined_by_year.test",
-        "dbt.marts.median_followers_by_join_year.run",
+        "dbt.marts.country_of_top_user.run",
+        "dbt.marts.country_of_top_user.test",
         "report",
         "docs",
     }
     assert not ended
-    assert not (failing.built.uri / "marts" / "users_joined_by_year").exists()
-    said = deployed.client.log(failing.dag, run, "dbt.intermediate.int_users.test")
+    assert not (failing.built.uri / "marts" / "country_of_top_user").exists()
+    said = deployed.client.log(failing.dag, run, "dbt.marts.top_user_by_country.test")
     assert "failing_dag, " in said
-    assert "dbt.intermediate.int_users.test failed" in said
+    assert "dbt.marts.top_user_by_country.test failed" in said
 
 
 def test_what_failed_is_mended_and_run_with_what_depends_on_it(deployed: Deployed) -> None:
     failing = deployed.failing
     run = deployed.client.runs(failing.dag)[0]["dag_run_id"]
     before = deployed.states(failing, run)
-    assert before["dbt.intermediate.int_users.test"] == "failed"
+    assert before["dbt.marts.top_user_by_country.test"] == "failed"
     mend(failing.home)
-    deployed.client.clear(failing.dag, run, "dbt.intermediate.int_users.test", downstream=True)
+    deployed.client.clear(failing.dag, run, "dbt.marts.top_user_by_country.test", downstream=True)
     outcome = deployed.client.wait(failing.dag, run, PATIENCE)
     after = deployed.states(failing, run)
     assert {name for name in after if after[name] != "success"} == {
