@@ -208,7 +208,8 @@ def main(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     peers = _known(engines, ("duckdb", "spark"))
-    request = Request(work, chosen, lakes, peers, round(spark_up_to * 1_000_000))
+    # Absolute: some of the processes that are measured run in folders of their own.
+    request = Request(work.resolve(), chosen, lakes, peers, round(spark_up_to * 1_000_000))
     wanted = _known(only, (*BENCHMARKS, *GROUPS))
     wanted = [name for each in wanted for name in GROUPS.get(each, (each,))] or list(BENCHMARKS)
     work.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def measure(work: Path) -> Measure:
     from benchmarks.__main__ import app
 
     def run(name: str, *options: str) -> dict[str, float]:
-        arguments = ["--small", "--only", name, "--work", str(work), *options]
+        # Relative, as the default is.
+        arguments = ["--small", "--only", name, "--work", os.path.relpath(work), *options]
         done = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert done.exit_code == 0, done.output
         kept = json.loads((work / "latest.json").read_text())
