@@ -56,11 +56,11 @@ WORKERS = $${PYTEST_XDIST_AUTO_NUM_WORKERS:-$$(($$(getconf _NPROCESSORS_ONLN) + 
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: $(TEST) profiles.yml ## Run the tests that need no server and no browser (minutes)
-	@echo "testing: rules, commands, report and one whole build against the oracle; about 4 minutes"
+	@echo "testing: rules, commands, report and one whole build against the oracle; 2 to 4 minutes"
 	@$(PYTEST) --quick
 
-test-all: $(VENV)/.bench profiles.yml services ## Run every test, against real servers (half an hour or more)
-	@echo "testing: everything, with real servers; half an hour or more on two cores"
+test-all: $(VENV)/.bench profiles.yml services ## Run every test, against real servers (a quarter to half an hour)
+	@echo "testing: everything, with real servers; a quarter to half an hour on two cores"
 	@$(PYTEST)
 
 test-pythons: ## Unit tests and one build under every other supported Python found here
