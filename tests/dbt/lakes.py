@@ -33,8 +33,8 @@ MARTS = (*oracle.COLUMNS, "data_quality", "rejected_by_reason")
 
 Row = dict[str, Any]
 
-#: The project as the first process of a target parsed it, for those that follow: dbt parses it
-#: anew, at nearly three CPU seconds, for another target.
+#: The parsed project, by target, for the processes after the first: dbt parses the project again
+#: for another target, which takes nearly three CPU seconds.
 _parsed: dict[str, Path] = {}
 
 

@@ -49,7 +49,7 @@ def _run(command: list[str], environment: dict[str, str], cwd: str, files: list[
     from dbt.cli.main import cli
 
     from runner import commands
-    from tests.dbt import imported  # noqa: F401 (where forking began, it may not have been found)
+    from tests.dbt import imported  # noqa: F401 (repeats it if the preload failed)
 
     several = tuple(command[: len(SEVERAL)]) == SEVERAL
     assert several or command[0] == DBT, command

@@ -12,7 +12,7 @@ from stack import process, spark
 #: Little data and many statements: what pays off over hours costs here.
 SETTINGS = {
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
-    # Room at first: a small heap is collected whole until it has grown, and for every class loaded.
+    # A heap that starts large: growing it step by step costs full collections.
     " -Xmn1g -XX:OldSize=1g -XX:MetaspaceSize=256m"
     " -XX:+UseSerialGC -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote",
     "spark.sql.shuffle.partitions": "1",
@@ -61,8 +61,8 @@ def serving(folder: Path) -> Iterator[Server]:
     connect, thrift = process.free_port(), process.free_port()
     settings = {
         **SETTINGS,
-        # A quarter of the Java samples are of Hive's metastore otherwise: each thread reads its
-        # configuration anew, and most threads serve one statement.
+        # With Hive's metastore, a quarter of the CPU time goes to its configuration: each thread
+        # reads it, and most threads serve one statement.
         "spark.sql.catalogImplementation": "in-memory",
         "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
         "spark.connect.grpc.binding.address": "127.0.0.1",

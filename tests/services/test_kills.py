@@ -61,7 +61,7 @@ def test_nor_does_it_matter_where_the_lake_is(
 def test_a_lander_that_is_told_to_end_before_it_has_begun_ends(
     nursery: Nursery, tmp_path: Path
 ) -> None:
-    # One that gets so far lands this record and rests; without any it would end by itself.
+    # A lander that the signal reaches late lands this record and waits; without it, it would exit.
     name = f"topics/{PIPELINE}.geo/partition=0/{PIPELINE}.geo+0+0000000000.json"
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_bytes(b'{"ind":1,"country":"x"}\n')
